@@ -1,0 +1,29 @@
+// The avx512 kernels. The order of the includes matters: the templates use the `Vec` defined first.
+#include "vec_avx512.hpp"
+
+#include "bits_avx512.hpp"
+#include "depthwise.hpp"
+#include "dot.hpp"
+#include "gemm.hpp"
+#include "narrow.hpp"
+
+namespace tercet {
+
+extern const KernelTable avx512_kernels;
+const KernelTable avx512_kernels = {
+    .name = "avx512",
+    .rows = Vec::tile_rows,
+    .panel = panel_width,
+    .lanes = Vec::lanes,
+    .rows_product = rows_product,
+    .pack_panels = pack_panels,
+    .dot_product = dot_product,
+    .depthwise = depthwise,
+    .bit_planes_64 = bit_planes_64,
+    .planes_to_words_64 = planes_to_words_64,
+    .expand_mask = expand_mask,
+    .narrow = narrow,
+    .widen = widen,
+};
+
+}  // namespace tercet

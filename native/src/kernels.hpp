@@ -1,0 +1,73 @@
+// The plain data types which cross from the drivers to the instruction-set specific kernels, and
+// the table of those kernels. Everything is arithmetic modulo 2^64; no kernel branches on, or
+// indexes by, the value of an element, because elements are secret shares.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace tercet {
+
+using u64 = std::uint64_t;
+using index_t = std::ptrdiff_t;
+
+// One product sum_k A[r, k] * B[k, j] for a block of rows r.
+//
+// Row r of A is scattered: it is the concatenation of `segments` runs of `segment_length`
+// consecutive elements, run s starting at rows[r] + segment_offset[s]. A plain matrix has one
+// segment; a convolution has one a kernel row (or tap), so that no patch has to be copied.
+//
+// Row k of B, columns [p * panel, (p + 1) * panel), starts at b + p * panel_stride + k * ldb.
+struct RowsTerm {
+    const u64* const* rows;
+    const index_t* segment_offset;
+    index_t segments;
+    index_t segment_length;
+    const u64* b;
+    index_t ldb;
+    index_t panel_stride;
+};
+
+// out[r, c] = sum_t rows[r][tap_offset[t] + c] * w[t * ldw + c] for a block of rows r.
+struct DepthwiseBlock {
+    const u64* const* rows;
+    index_t row_count;
+    const index_t* tap_offset;
+    index_t taps;
+    const u64* w;
+    index_t ldw;
+    index_t channels;
+    u64* out;
+    index_t ldo;
+    bool accumulate;
+};
+
+struct KernelTable {
+    const char* name;
+    index_t rows;   // rows of the register tile
+    index_t panel;  // columns of the register tile, and of a packed panel of B
+    index_t lanes;  // elements in a vector
+
+    // out[r, j] (+)= sum over the terms, for r < m and j < n.
+    void (*rows_product)(const RowsTerm* terms, index_t term_count, index_t m, index_t n, u64* out,
+                         index_t ldo, bool accumulate);
+    // dst[p][k][0..panel) = b[k, p * panel ..], for every panel p of n columns.
+    void (*pack_panels)(const u64* b, index_t ldb, index_t k, index_t n, u64* dst);
+    // out[i, j] (+)= dot(a[i, :], bt[j, :]), vectorised along k: for a handful of columns.
+    void (*dot_product)(const u64* a, index_t lda, const u64* bt, index_t ldbt, index_t m,
+                        index_t n, index_t k, u64* out, index_t ldo, bool accumulate);
+    void (*depthwise)(const DepthwiseBlock& block);
+
+    // Plane j < count of 64 elements goes to out[j]: bit i of it is bit shift + j of x[i].
+    void (*bit_planes_64)(const u64* x, int shift, int count, u64* out, index_t stride);
+    // The inverse: x[i] = sum_j bit i of planes[j * stride] << j, for i < 64.
+    void (*planes_to_words_64)(const u64* planes, index_t stride, int count, u64* x);
+    // out[i] = all ones where bit i of the plane is set, else 0, for i < 64 * words.
+    void (*expand_mask)(const u64* plane, index_t words, u64* out);
+
+    // The low 8, 16 or 32 bits of every element, and back.
+    void (*narrow)(const u64* x, index_t n, int bits, void* out);
+    void (*widen)(const void* in, index_t n, int bits, u64* out);
+};
+
+}  // namespace tercet

@@ -1,0 +1,1 @@
+"""Randomness, keys and identities: what the secrecy of everything else rests on."""

@@ -1,0 +1,161 @@
+"""All randomness of Tercet: the operating system's and the streams keyed from it.
+
+No other module draws random numbers. Two workers that hold the same session key expand the same
+streams from it, so that a mask known to both costs no message. A stream is AES-128 in counter
+mode (NIST SP 800-38A) under a key of its own, derived with HMAC-SHA256 from the session key and
+the stream's *name*: a label, the site (the instruction) and the slice. Names, not running
+counters, decide what a stream holds; two workers that disagree about what has run before can
+therefore never use the same mask for two different values.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import struct
+import sys
+from math import prod
+from typing import Final
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+from numpy.typing import NDArray
+
+from tercet.errors import SecurityError
+
+STREAM_KEY_BYTES: Final = 16
+"""Length of the key of one stream (AES-128)."""
+
+SECRET_BYTES: Final = 32
+"""Length of session keys and of dealt seeds."""
+
+_WORD_BYTES: Final = 8
+_CHUNK: Final = 1 << 20
+# Counter mode turns zeros into the key stream; one shared block of them serves every stream.
+_ZEROS: Final = memoryview(bytes(_CHUNK))
+# Each key encrypts one stream only, so that the counter may start at zero every time.
+_COUNTER_ZERO: Final = modes.CTR(bytes(16))
+_NAME: Final = struct.Struct("<IIQ")
+_STREAM_DOMAIN: Final = b"tercet stream v1\0"
+_SEED_DOMAIN: Final = b"tercet dealt seed v1\0"
+
+
+def fresh(n: int) -> bytes:
+    """Return ``n`` bytes from the operating system's generator.
+
+    Nothing is buffered in the process, so that a forked child never repeats its parent.
+
+    Raises:
+        ValueError: ``n`` is negative.
+    """
+    return os.urandom(n)
+
+
+class Stream:
+    """The pseudo-random stream of one 16-byte key, read from its start and only once."""
+
+    __slots__ = ("_encryptor",)
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != STREAM_KEY_BYTES:
+            raise ValueError(f"a stream key has {STREAM_KEY_BYTES} bytes, not {len(key)}")
+        self._encryptor: CipherContext = Cipher(algorithms.AES(key), _COUNTER_ZERO).encryptor()
+
+    def words(self, n: int) -> NDArray[np.uint64]:
+        """Return the next ``n`` words, uniform over Z_2^64, in a new array of shape (n,)."""
+        words = np.empty(n, np.uint64)
+        size = n * _WORD_BYTES
+        if size:
+            out = words.data.cast("B")
+            update_into = self._encryptor.update_into
+            if size <= _CHUNK:
+                update_into(_ZEROS[:size], out)
+            else:
+                for start in range(0, size, _CHUNK):
+                    part = out[start : start + _CHUNK]
+                    update_into(_ZEROS[: len(part)], part)
+        if sys.byteorder == "big":  # the stream is defined as little-endian words
+            words.byteswap(inplace=True)
+        return words
+
+    def planes(self, shape: tuple[int, ...]) -> NDArray[np.uint64]:
+        """Return the next ``prod(shape)`` words as a C-contiguous array of that shape.
+
+        Read as bit planes, each word holds 64 independent uniform bits.
+        """
+        return self.words(prod(shape)).reshape(shape)
+
+    def __repr__(self) -> str:
+        return "Stream(<secret>)"
+
+
+class Streams:
+    """The streams of one session key, each of which can be taken once.
+
+    Args:
+        key: 32 bytes that are used for this session alone (see ``tercet.crypto.schedule``).
+    """
+
+    __slots__ = ("_hmac", "_taken")
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != SECRET_BYTES:
+            raise ValueError(f"a session key has {SECRET_BYTES} bytes, not {len(key)}")
+        # A keyed HMAC that is copied for each stream: hashing the key once saves half the time.
+        self._hmac = hmac.new(key, _STREAM_DOMAIN, "sha256")
+        self._taken: dict[bytes, object] = {}
+
+    def stream(self, label: str, site: str, slice_index: int) -> Stream:
+        """Return the stream called (``label``, ``site``, ``slice_index``).
+
+        Args:
+            label: what the stream is for, such as ``"zero"``.
+            site: the instruction that uses it, unique within the program.
+            slice_index: which slice of a batch that runs in slices; 0 <= slice_index < 2^64.
+
+        Raises:
+            SecurityError: this stream has been taken before. A mask used twice would give away
+                the difference of the two values that it hides.
+        """
+        name = _encode_name(label, site, slice_index)
+        # setdefault is one step even among threads, where "look, then add" would not be.
+        mine = object()
+        if self._taken.setdefault(name, mine) is not mine:
+            raise SecurityError(
+                f"the random stream {label!r} at {site!r} (slice {slice_index}) "
+                "was requested twice in one session",
+                "give each use of randomness a name of its own; a session runs a program once",
+            )
+        keyed = self._hmac.copy()
+        keyed.update(name)
+        return Stream(keyed.digest()[:STREAM_KEY_BYTES])
+
+    def __repr__(self) -> str:
+        return f"Streams(<secret>, taken={len(self._taken)})"
+
+
+def seed_words(seed: bytes, name: str, n: int) -> NDArray[np.uint64]:
+    """Expand a dealt seed to the ``n`` words that belong to the tensor ``name``.
+
+    Whoever deals a sharing sends this seed in place of an array: dealer and holder expand the
+    same words. A function of its arguments alone, hence callable any number of times.
+
+    Args:
+        seed: 32 bytes, drawn fresh for each sharing.
+        name: the tensor's name within the sharing.
+        n: number of words.
+
+    Raises:
+        ValueError: the seed does not have 32 bytes.
+    """
+    if len(seed) != SECRET_BYTES:
+        raise ValueError(f"a dealt seed has {SECRET_BYTES} bytes, not {len(seed)}")
+    key = hmac.digest(seed, _SEED_DOMAIN + name.encode(), "sha256")
+    return Stream(key[:STREAM_KEY_BYTES]).words(n)
+
+
+def _encode_name(label: str, site: str, slice_index: int) -> bytes:
+    """Encode a stream's name so that different names never share an encoding."""
+    label_bytes = label.encode()
+    site_bytes = site.encode()
+    return _NAME.pack(len(label_bytes), len(site_bytes), slice_index) + label_bytes + site_bytes

@@ -1,0 +1,131 @@
+"""A jaxpr as a flat list of nodes: calls inlined, each node labelled with its layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+#: Primitives that only call an inner jaxpr, and the parameter that holds it. Names differ between
+#: JAX 0.7 and 0.10 (``pjit`` became ``jit``, ``checkpoint`` was ``remat2`` once).
+CALLS: Mapping[str, str] = {
+    "pjit": "jaxpr",
+    "jit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "checkpoint": "jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+}
+
+
+@dataclass(frozen=True)
+class Var:
+    """A value of the graph, by number, with the shape and the dtype that the trace gave it."""
+
+    number: int
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+@dataclass(frozen=True)
+class Lit:
+    """A constant that the trace wrote into the graph."""
+
+    value: Any
+
+
+Operand: TypeAlias = Var | Lit
+
+
+@dataclass(frozen=True)
+class Node:
+    """One primitive on its operands; ``primitive`` is JAX's object, ``None`` for our own."""
+
+    name: str
+    params: Mapping[str, Any]
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Var, ...]
+    source: str
+    primitive: Any = None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in order, the variables that stand for arguments and constants, and the results."""
+
+    nodes: tuple[Node, ...]
+    arguments: tuple[Var, ...]
+    constants: tuple[tuple[Var, Any], ...]
+    results: tuple[Operand, ...]
+
+
+class _Flattener:
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.constants: list[tuple[Var, Any]] = []
+        self.count = 0
+
+    def fresh(self, aval: Any) -> Var:
+        self.count += 1
+        return Var(self.count, tuple(aval.shape), aval.dtype)
+
+    def run(self, closed: Any, arguments: Sequence[Operand], prefix: str) -> list[Operand]:
+        """Add the nodes of ``closed`` applied to ``arguments`` and return its results."""
+        jaxpr = getattr(closed, "jaxpr", closed)
+        scope: dict[Any, Operand] = {}
+        for var, value in zip(jaxpr.constvars, getattr(closed, "consts", ()), strict=True):
+            fresh = self.fresh(var.aval)
+            self.constants.append((fresh, value))
+            scope[var] = fresh
+        scope.update(zip(jaxpr.invars, arguments, strict=True))
+
+        def read(atom: Any) -> Operand:
+            # A Literal has a value; a variable does not.
+            if hasattr(atom, "val"):
+                if getattr(atom.val, "ndim", 0):
+                    # Newer JAX writes captured arrays as literals: they are constants all the
+                    # same, perhaps statistics of somebody's data.
+                    fresh = self.fresh(atom.aval)
+                    self.constants.append((fresh, atom.val))
+                    return fresh
+                return Lit(atom.val)
+            return scope[atom]
+
+        for eqn in jaxpr.eqns:
+            inputs = tuple(map(read, eqn.invars))
+            stack = str(eqn.source_info.name_stack)
+            source = f"{prefix}/{stack}".strip("/")
+            name = eqn.primitive.name
+            inner = eqn.params.get(CALLS[name]) if name in CALLS else None
+            if inner is not None:
+                scope.update(zip(eqn.outvars, self.run(inner, inputs, source), strict=True))
+                continue
+            outputs = tuple(self.fresh(v.aval) for v in eqn.outvars)
+            scope.update(zip(eqn.outvars, outputs, strict=True))
+            self.nodes.append(Node(name, eqn.params, inputs, outputs, source, eqn.primitive))
+        return [read(v) for v in jaxpr.outvars]
+
+
+def flatten(closed: Any) -> Graph:
+    """Return the closed jaxpr ``closed`` as a graph, all calls inlined."""
+    flattener = _Flattener()
+    arguments = tuple(flattener.fresh(v.aval) for v in closed.jaxpr.invars)
+    results = flattener.run(closed, arguments, "")
+    return Graph(
+        tuple(flattener.nodes), arguments, tuple(flattener.constants), tuple(results)
+    )
+
+
+def drop_dead(graph: Graph) -> Graph:
+    """Return ``graph`` without the nodes that no result needs."""
+    needed = {r.number for r in graph.results if isinstance(r, Var)}
+    kept = []
+    for node in reversed(graph.nodes):
+        if any(o.number in needed for o in node.outputs):
+            kept.append(node)
+            needed.update(i.number for i in node.inputs if isinstance(i, Var))
+    return Graph(tuple(reversed(kept)), graph.arguments, graph.constants, graph.results)

@@ -1,0 +1,1 @@
+"""Messages between the three workers, and the TLS that carries them."""

@@ -1,0 +1,95 @@
+"""The program: a flat, immutable list of typed instructions, and its digest.
+
+A program is data. Workers verify it and interpret it; they never run code that they receive.
+Values are numbered: inputs first, in order, then one value an instruction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+from typing import TypeAlias
+
+import msgspec
+
+from tercet.program.types import Shape, Type
+
+LANGUAGE_VERSION = 1
+
+Attribute: TypeAlias = int | tuple[int, ...]
+
+
+class Role(StrEnum):
+    """Who provides an input of a program."""
+
+    INPUT = "input"  # the client's data: secret
+    WEIGHT = "weight"  # the model's parameters: secret, shared once
+    PUBLIC = "public"  # a constant of the architecture (a mask, a resize matrix): known to workers
+
+
+class Input(msgspec.Struct, frozen=True):
+    """A named input with its role and type. Only role ``INPUT`` has a batch axis."""
+
+    name: str
+    role: Role
+    type: Type
+
+
+class Instruction(msgspec.Struct, frozen=True):
+    """One operation: its name, the numbers of its arguments, attributes and result type.
+
+    ``source`` names the layer of the model that it came from, for reports and errors only; it is
+    not part of the digest.
+    """
+
+    op: str
+    args: tuple[int, ...]
+    attrs: dict[str, Attribute]
+    type: Type
+    source: str = ""
+
+
+class Program(msgspec.Struct, frozen=True):
+    """A whole computation in Tercet's language.
+
+    ``scale`` is f, the fractional bits of inputs, weights and outputs. ``protocol`` names the
+    protocol that it was lowered for. ``outputs`` are numbers of values.
+    """
+
+    inputs: tuple[Input, ...]
+    instructions: tuple[Instruction, ...]
+    outputs: tuple[int, ...]
+    scale: int = 16
+    protocol: str = "replicated"
+    version: int = LANGUAGE_VERSION
+
+    def type_of(self, value: int) -> Type:
+        """Return the type of value number ``value``."""
+        if value < len(self.inputs):
+            return self.inputs[value].type
+        return self.instructions[value - len(self.inputs)].type
+
+    def named(self, role: Role) -> tuple[tuple[int, Input], ...]:
+        """Return ``(value number, input)`` of every input with ``role``, in order."""
+        return tuple((i, v) for i, v in enumerate(self.inputs) if v.role is role)
+
+    def input_shape(self) -> Shape:
+        """Return the shape of the client's (only) input, the batch axis as -1."""
+        (only,) = self.named(Role.INPUT)
+        return only[1].type.shape
+
+    def digest(self) -> str:
+        """Return the hex SHA-256 of the canonical encoding, without ``source`` labels."""
+        bare = msgspec.structs.replace(
+            self,
+            instructions=tuple(
+                msgspec.structs.replace(i, source="", attrs=dict(sorted(i.attrs.items())))
+                for i in self.instructions
+            ),
+        )
+        return hashlib.sha256(b"tercet program" + msgspec.msgpack.encode(bare)).hexdigest()
+
+
+def encode(program: Program) -> bytes:
+    """Return the wire form of ``program`` (msgpack)."""
+    return msgspec.msgpack.encode(program)

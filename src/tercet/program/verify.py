@@ -1,0 +1,86 @@
+"""Checking a program that came from outside, before anything of it runs."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tercet.errors import ProgramError
+from tercet.program.operations import MAX_EXTENT, MAX_RANK, MAX_SCALE, infer
+from tercet.program.program import LANGUAGE_VERSION, Program, Role
+from tercet.program.types import Form
+
+MAX_INSTRUCTIONS = 100_000
+MAX_INPUTS = 20_000
+MAX_NAME = 200
+
+_REMEDY = "Trace and share the model again with this version of Tercet"
+
+
+def decode(data: bytes) -> Program:
+    """Return the verified program in ``data`` (msgpack).
+
+    Raises:
+        ProgramError: if the bytes are not a well-formed, well-typed program.
+    """
+    try:
+        program = msgspec.msgpack.decode(data, type=Program)
+    except (msgspec.DecodeError, RecursionError, OverflowError) as error:
+        raise ProgramError(f"not a program: {error}", _REMEDY) from None
+    verify(program)
+    return program
+
+
+def verify(program: Program) -> None:
+    """Check that ``program`` is well-formed: known operations, defined arguments, right types.
+
+    Raises:
+        ProgramError: naming the instruction at fault.
+    """
+    if program.version != LANGUAGE_VERSION:
+        raise ProgramError(
+            f"program in language version {program.version}, not {LANGUAGE_VERSION}", _REMEDY
+        )
+    if not 1 <= program.scale <= MAX_SCALE // 2:
+        raise ProgramError(f"{program.scale} fractional bits", "Use 1 to 24 fractional bits")
+    if len(program.instructions) > MAX_INSTRUCTIONS or len(program.inputs) > MAX_INPUTS:
+        raise ProgramError("program too long", f"At most {MAX_INSTRUCTIONS} instructions")
+    _verify_inputs(program)
+    types = [i.type for i in program.inputs]
+    for number, instruction in enumerate(program.instructions):
+        place = f"instruction {number} ({instruction.op})"
+        if not all(0 <= a < len(types) for a in instruction.args):
+            raise ProgramError(f"{place} uses a value that is not defined before it", _REMEDY)
+        try:
+            result = infer(instruction.op, [types[a] for a in instruction.args], instruction.attrs)
+        except ProgramError as error:
+            raise ProgramError(f"{place}: {error.message}", _REMEDY) from None
+        if result != instruction.type:
+            raise ProgramError(f"{place} is {result}, not {instruction.type}", _REMEDY)
+        types.append(result)
+    if len(program.outputs) != 1:
+        raise ProgramError(f"program with {len(program.outputs)} outputs", "One is supported")
+    for output in program.outputs:
+        if not 0 <= output < len(types):
+            raise ProgramError(f"output {output} is not defined", _REMEDY)
+        kind = types[output]
+        if kind.form is not Form.SHARE or kind.scale != program.scale or kind.shape[:1] != (-1,):
+            raise ProgramError(f"output of type {kind}, not a share of a row each", _REMEDY)
+
+
+def _verify_inputs(program: Program) -> None:
+    names = [i.name for i in program.inputs]
+    if len(set(names)) != len(names) or not all(0 < len(n) <= MAX_NAME for n in names):
+        raise ProgramError("inputs with empty, overlong or equal names", _REMEDY)
+    if len(program.named(Role.INPUT)) != 1:
+        raise ProgramError("a program takes exactly one input from its client", _REMEDY)
+    for value in program.inputs:
+        shape, form = value.type.shape, value.type.form
+        batched = value.role is Role.INPUT
+        if form is not (Form.PUBLIC if value.role is Role.PUBLIC else Form.SHARE):
+            raise ProgramError(f"input {value.name!r} of form {form}", _REMEDY)
+        if (shape[:1] == (-1,)) is not batched or any(d < 0 for d in shape[batched:]):
+            raise ProgramError(f"input {value.name!r} of shape {shape}", _REMEDY)
+        if len(shape) > MAX_RANK or any(d >= MAX_EXTENT for d in shape):
+            raise ProgramError(f"input {value.name!r} of shape {shape}", _REMEDY)
+        if not 0 <= value.type.scale <= MAX_SCALE:
+            raise ProgramError(f"input {value.name!r} of scale {value.type.scale}", _REMEDY)

@@ -1,0 +1,68 @@
+"""The stated cost of the replicated protocol, all three workers together."""
+
+from __future__ import annotations
+
+from tercet.protocol.base import Cost
+from tercet.protocol.cost import CostModel
+
+_WORD = 8
+_LEAF_BITS = 4
+
+
+class ReplicatedCost(CostModel):
+    """Formulas for ``docs/protocols.md``; tests hold the measured counters to them exactly."""
+
+    def reshare(self, size: int) -> Cost:
+        """One element from each worker."""
+        return Cost(3 * _WORD * size, 1)
+
+    def truncate(self, size: int, shift: int, partial: bool) -> Cost:
+        """One element and one s-bit value to worker 2, two s-bit values to worker 0."""
+        return Cost(_WORD * size + 3 * _narrow(size, shift) + _split(size, partial), 2)
+
+    def relu(self, size: int, shift: int, bits: int, partial: bool) -> Cost:
+        """Truncation and multiple by r beside the tree, whose last level opens six bits."""
+        lent = 2 + (shift > 0 or partial)
+        multiple = _WORD * size * (lent + 2) + _narrow(2 * size, shift) + 2 * _narrow(size, shift)
+        tree, rounds = _tree(size, bits)
+        return Cost(multiple + tree + 6 * _plane(size) + _split(size, partial), rounds + 1)
+
+    def negative(self, size: int, shift: int, bits: int, partial: bool) -> Cost:
+        """The tree, whose last level reshares three bits."""
+        tree, rounds = _tree(size, bits)
+        return Cost(tree + 3 * _plane(size) + _split(size, partial), rounds + 1)
+
+    def bit_and(self, size: int) -> Cost:
+        """One bit from each worker."""
+        return Cost(3 * _plane(size), 1)
+
+    def select(self, size: int) -> Cost:
+        """Two elements to worker 2, two to worker 0, six bits to open."""
+        return Cost(4 * _WORD * size + 6 * _plane(size), 2)
+
+
+def _plane(size: int) -> int:
+    return _WORD * -(-size // 64)
+
+
+def _narrow(size: int, bits: int) -> int:
+    return _WORD * -(-size * bits // 64)
+
+
+def _split(size: int, partial: bool) -> int:
+    return 2 * _WORD * size if partial else 0
+
+
+def _tree(size: int, bits: int) -> tuple[int, int]:
+    """Return bytes and rounds of the carry tree without its last level."""
+    carries, leaves, levels = bits - 1, 2, 0
+    while leaves * _LEAF_BITS < carries:
+        leaves, levels = 2 * leaves, levels + 1
+    small, larger = divmod(carries, leaves)
+    monomials = larger * (2 ** (small + 1) - 1) + (leaves - larger) * (2**small - 1)
+    planes = monomials + 2 * (2 * leaves - 1)
+    nodes = leaves
+    while nodes > 2:
+        nodes //= 2
+        planes += 3 * (2 * nodes - 1)
+    return planes * _plane(size), 2 + levels

@@ -1,0 +1,65 @@
+"""Products of a shared bit with a shared number, by a random bit that nobody knows.
+
+r = t xor q: t is drawn by worker 0 alone, q by workers 1 and 2 alone. r x is computed while the
+bit b is still being found; then c = b xor r, which is uniform, is opened, and b x is r x or
+x - r x. A dealt r would tell its dealer every b.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tercet.protocol.base import Bits, Share, Words
+from tercet.protocol.replicated.party import Party
+from tercet.protocol.replicated.split import Split
+from tercet.protocol.replicated.truncate import Flip, truncated
+from tercet.protocol.rounds import Round, Steps, words
+from tercet.ring import kernels
+
+_ONE = np.uint64(1)
+
+
+def flip_bit(party: Party, size: int, at: str) -> Flip:
+    """Draw this worker's half of ``size`` random bits."""
+    draw = party.alone if party.index == 0 else party.of_pair
+    plane = draw("flip", at, -(-size // 64))
+    return Flip(plane, kernels.expand_mask(plane, size) & _ONE)
+
+
+def lift(plane: Words, size: int) -> NDArray[np.bool_]:
+    """Return the ``size`` bits of an opened plane as booleans."""
+    bits = np.unpackbits(plane.view(np.uint8), count=size, bitorder="little")
+    return bits.view(np.bool_)
+
+
+def masked_multiple(party: Party, split: Split, flip: Flip, at: str) -> Steps[Share]:
+    """Return shares (flat) of r x for a replicated x. Two rounds."""
+    _, multiple = yield from truncated(party, split, 0, flip, at)
+    return cast("Share", multiple)
+
+
+def open_bits(party: Party, summand: Words, at: str) -> Steps[Words]:
+    """Open the XOR of the three workers' summands, each masked here by a share of zero.
+
+    One round, six bits an element. Only for bits that a random bit hides.
+    """
+    mine = summand ^ party.zero_bits("open", at, summand.size).reshape(summand.shape)
+    received = yield Round([mine], [mine], mine.nbytes, mine.nbytes)
+    return (
+        mine
+        ^ words(received.from_next, *summand.shape)
+        ^ words(received.from_prev, *summand.shape)
+    )
+
+
+def open_flipped(party: Party, bit: Bits, plane: Words, at: str) -> Steps[Words]:
+    """Open bit xor r, with ``plane`` this worker's half of r."""
+    return open_bits(party, flipped(party, bit.parts[0], plane), at)
+
+
+def flipped(party: Party, summand: Words, plane: Words) -> Words:
+    """Add r = t xor q to a XOR sharing: t at worker 0, q at worker 1."""
+    return summand if party.index == 2 else summand ^ plane

@@ -1,0 +1,100 @@
+"""Rounds as generators: how a protocol step says what it sends, and how steps run side by side.
+
+A protocol operation is a generator. Each ``yield`` is one round: it hands out what this party
+sends to the next and the previous worker, and how many bytes it expects from each; what they sent
+comes back from the ``yield``. Every party yields the same number of times, whether or not it
+sends in a given round. Hence the rounds of an operation can be counted, operations can share
+rounds (``together``), and one thread can drive many slices, each waiting for its own messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+T = TypeVar("T")
+
+Buffer: TypeAlias = NDArray[Any]
+
+
+@dataclass(slots=True)
+class Round:
+    """What one party sends (arrays, in order) and expects (bytes) in one round."""
+
+    to_next: list[Buffer] = field(default_factory=list)
+    to_prev: list[Buffer] = field(default_factory=list)
+    from_next: int = 0
+    from_prev: int = 0
+
+
+class Received(NamedTuple):
+    """The bytes that came in one round."""
+
+    from_next: memoryview
+    from_prev: memoryview
+
+
+Steps: TypeAlias = Generator[Round, Received, T]
+
+
+def words(message: memoryview, *shape: int) -> NDArray[np.uint64]:
+    """Return the message as an uint64 array of ``shape`` (a view)."""
+    return np.frombuffer(message, dtype=np.uint64).reshape(shape)
+
+
+def done(value: T) -> Steps[T]:
+    """Return the steps of an operation that needs no round."""
+    return value
+    yield  # makes this function a generator
+
+
+def together(*operations: Steps[T]) -> Steps[Sequence[T]]:
+    """Run independent operations side by side, one message a peer and round for all of them."""
+    results: list[T | None] = [None] * len(operations)
+    running: dict[int, Round] = {}
+
+    def advance(number: int, received: Received | None) -> None:
+        try:
+            operation = operations[number]
+            running[number] = next(operation) if received is None else operation.send(received)
+        except StopIteration as stop:
+            results[number] = stop.value
+            running.pop(number, None)
+
+    for number in range(len(operations)):
+        advance(number, None)
+    while running:
+        current = list(running.items())
+        merged = Round(
+            [b for _, r in current for b in r.to_next],
+            [b for _, r in current for b in r.to_prev],
+            sum(r.from_next for _, r in current),
+            sum(r.from_prev for _, r in current),
+        )
+        received = yield merged
+        at_next = at_prev = 0
+        for number, r in current:
+            part = Received(
+                received.from_next[at_next : at_next + r.from_next],
+                received.from_prev[at_prev : at_prev + r.from_prev],
+            )
+            at_next += r.from_next
+            at_prev += r.from_prev
+            advance(number, part)
+    return results  # type: ignore[return-value]
+
+
+def finish(operation: Steps[T]) -> T:
+    """Run an operation that communicates with nobody (a plaintext or counting protocol)."""
+    empty = Received(memoryview(b""), memoryview(b""))
+    try:
+        next(operation)
+        while True:
+            operation.send(empty)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result

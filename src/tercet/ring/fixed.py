@@ -1,0 +1,44 @@
+"""Fixed-point encoding of real numbers in Z_2^64: x stands as round(x * 2^f), two's complement."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tercet.errors import InputError
+
+Words: TypeAlias = NDArray[np.uint64]
+
+#: Encoded inputs stay below 2^46, so that a product at 2f keeps clear of the 2^62 bound.
+INPUT_BITS = 46
+
+
+def input_limit(scale: int) -> float:
+    """Return the largest absolute value that may be encoded with ``scale`` fractional bits."""
+    return float(2 ** (INPUT_BITS - scale))
+
+
+def encode(values: NDArray[np.floating[Any]], scale: int, what: str = "value") -> Words:
+    """Return the ring elements of real ``values`` (any shape) with ``scale`` fractional bits.
+
+    Raises:
+        InputError: if a value is NaN, infinite or beyond ``input_limit``; names the first index.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    limit = input_limit(scale)
+    bad = ~(np.abs(values) < limit)  # also true for NaN
+    if bad.any():
+        index = tuple(int(i) for i in np.argwhere(bad)[0])
+        kind = "out of range" if np.isfinite(values[index]) else "not a finite number"
+        raise InputError(
+            f"{what} at index {index} is {kind}",
+            f"Values must lie between -{limit:g} and {limit:g} ({scale} fractional bits)",
+        )
+    return np.rint(values * float(1 << scale)).astype(np.int64).view(np.uint64)
+
+
+def decode(words: Words, scale: int) -> NDArray[np.float64]:
+    """Return the real numbers of ring elements (uint64, any shape) with ``scale`` bits."""
+    return words.view(np.int64).astype(np.float64) / float(1 << scale)

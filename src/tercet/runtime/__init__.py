@@ -1,0 +1,1 @@
+"""Running a program: the interpreter, sessions and the policy at release."""
