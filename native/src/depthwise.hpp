@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels.hpp"
+#include "tile.hpp"
 
 namespace tercet {
 namespace {
@@ -11,10 +12,10 @@ constexpr index_t depthwise_rows = Vec::tile_rows;
 
 template <int Rows, bool Masked>
 void depthwise_tile(const DepthwiseBlock& block, index_t row, index_t channel, Vec::Mask mask) {
-    Vec::Sum sum[Rows];
+    Vec::Sum sum[Rows][1];
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
-        sum[i] = Vec::zero();
+        sum[i][0] = Vec::zero();
     }
     const u64* x[Rows];
 #pragma GCC unroll 16
@@ -24,17 +25,18 @@ void depthwise_tile(const DepthwiseBlock& block, index_t row, index_t channel, V
     const u64* w = block.w + channel;
     for (index_t t = 0; t < block.taps; ++t, w += block.ldw) {
         const index_t offset = block.tap_offset[t];
-        const Vec::Right right = Masked ? Vec::right(w, mask) : Vec::right(w);
-#pragma GCC unroll 16
-        for (int i = 0; i < Rows; ++i) {
-            const Vec::Left left = Masked ? Vec::left(x[i] + offset, mask) : Vec::left(x[i] + offset);
-            Vec::multiply_add(sum[i], left, right);
-        }
+        const Vec::Right right[1] = {Masked ? Vec::right(w, mask) : Vec::right(w)};
+        multiply_add_tile<Rows, 1>(
+            sum,
+            [&](int i) {
+                return Masked ? Vec::left(x[i] + offset, mask) : Vec::left(x[i] + offset);
+            },
+            right);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
         u64* p = block.out + (row + i) * block.ldo + channel;
-        Vec::Word v = Vec::value(sum[i]);
+        Vec::Word v = Vec::value(sum[i][0]);
         if constexpr (Masked) {
             if (block.accumulate) v = Vec::add(v, Vec::load(p, mask));
             Vec::store(p, v, mask);

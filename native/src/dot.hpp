@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kernels.hpp"
+#include "tile.hpp"
 
 namespace tercet {
 namespace {
@@ -32,14 +33,8 @@ void dot_tile(const u64* a, index_t lda, const u64* bt, index_t ldbt, index_t k,
         for (int j = 0; j < Columns; ++j) {
             right[j] = Vec::right(bt + j * ldbt + p);
         }
-#pragma GCC unroll 16
-        for (int i = 0; i < Rows; ++i) {
-            const Vec::Left left = Vec::left(a + i * lda + p);
-#pragma GCC unroll 16
-            for (int j = 0; j < Columns; ++j) {
-                Vec::multiply_add(sum[i][j], left, right[j]);
-            }
-        }
+        multiply_add_tile<Rows, Columns>(
+            sum, [&](int i) { return Vec::left(a + i * lda + p); }, right);
     }
     if (p < k) {
         const Vec::Mask mask = Vec::tail_mask(k - p);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "kernels.hpp"
+#include "tile.hpp"
 
 namespace tercet {
 namespace {
@@ -15,10 +16,11 @@ namespace {
 constexpr index_t panel_width = Vec::tile_vectors * Vec::lanes;
 
 // One tile of Rows x Vectors sums, kept in registers over the whole of K. With Masked, the last
-// vector is partial.
+// vector has only `tail` elements.
 template <int Rows, int Vectors, bool Masked>
 void tile(const RowsTerm* terms, index_t term_count, index_t row, index_t first_column, u64* out,
-          index_t ldo, bool accumulate, Vec::Mask mask) {
+          index_t ldo, bool accumulate, index_t tail) {
+    [[maybe_unused]] const Vec::Mask mask = Vec::tail_mask(tail);
     Vec::Sum sum[Rows][Vectors];
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
@@ -45,14 +47,8 @@ void tile(const RowsTerm* terms, index_t term_count, index_t row, index_t first_
                     right[j] = Masked && j == Vectors - 1 ? Vec::right(b + j * Vec::lanes, mask)
                                                           : Vec::right(b + j * Vec::lanes);
                 }
-#pragma GCC unroll 16
-                for (int i = 0; i < Rows; ++i) {
-                    const Vec::Left left = Vec::broadcast(a[i] + k);
-#pragma GCC unroll 16
-                    for (int j = 0; j < Vectors; ++j) {
-                        Vec::multiply_add(sum[i][j], left, right[j]);
-                    }
-                }
+                multiply_add_tile<Rows, Vectors>(
+                    sum, [&](int i) { return Vec::broadcast(a[i] + k); }, right);
             }
         }
     }
@@ -73,7 +69,7 @@ void tile(const RowsTerm* terms, index_t term_count, index_t row, index_t first_
     }
 }
 
-using Tile = void (*)(const RowsTerm*, index_t, index_t, index_t, u64*, index_t, bool, Vec::Mask);
+using Tile = void (*)(const RowsTerm*, index_t, index_t, index_t, u64*, index_t, bool, index_t);
 
 // tiles[rows - 1][vectors - 1]
 template <bool Masked>
@@ -94,12 +90,11 @@ void rows_product(const RowsTerm* terms, index_t term_count, index_t m, index_t 
         const index_t vectors = (width + Vec::lanes - 1) / Vec::lanes;
         const index_t tail = width - (vectors - 1) * Vec::lanes;
         const bool masked = tail != Vec::lanes;
-        const Vec::Mask mask = Vec::tail_mask(tail);
         const auto& tiles = masked ? tile_table<true> : tile_table<false>;
         for (index_t i = 0; i < m; i += Vec::tile_rows) {
             const index_t height = m - i < Vec::tile_rows ? m - i : Vec::tile_rows;
             tiles[static_cast<std::size_t>(height - 1)][static_cast<std::size_t>(vectors - 1)](
-                terms, term_count, i, j, out + i * ldo + j, ldo, accumulate, mask);
+                terms, term_count, i, j, out + i * ldo + j, ldo, accumulate, tail);
         }
     }
 }

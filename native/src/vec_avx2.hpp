@@ -44,6 +44,10 @@ struct Vec {
         s.low = _mm256_add_epi64(s.low, _mm256_mul_epu32(a, b.whole));
         s.cross = _mm256_add_epi32(s.cross, _mm256_mullo_epi32(a, b.exchanged));
     }
+    static void multiply_add_pair(Sum& s0, Left a0, const Right& b0, Sum& s1, Left a1, const Right& b1) {
+        multiply_add(s0, a0, b0);
+        multiply_add(s1, a1, b1);
+    }
     static Word value(const Sum& s) {
         const __m256i both = _mm256_add_epi64(s.cross, _mm256_srli_epi64(s.cross, 32));
         return _mm256_add_epi64(s.low, _mm256_slli_epi64(both, 32));

@@ -30,6 +30,10 @@ struct Vec {
     static Right right(const u64* p, Mask) { return *p; }
     static Sum zero() { return 0; }
     static void multiply_add(Sum& s, Left a, Right b) { s += a * b; }
+    static void multiply_add_pair(Sum& s0, Left a0, Right b0, Sum& s1, Left a1, Right b1) {
+        multiply_add(s0, a0, b0);
+        multiply_add(s1, a1, b1);
+    }
     static Word value(Sum s) { return s; }
     static u64 horizontal(Word v) { return v; }
     static Word add(Word a, Word b) { return a + b; }

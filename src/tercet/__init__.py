@@ -1,3 +1,48 @@
 """Tercet: encrypted deep learning on three workers that see neither the model nor the data."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tercet.api import (
+        Client,
+        Cluster,
+        Description,
+        LocalCluster,
+        Lowered,
+        connect,
+        lower,
+        remove,
+        serve,
+        share,
+        stop,
+    )
+    from tercet.errors import TercetError
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Client",
+    "Cluster",
+    "Description",
+    "LocalCluster",
+    "Lowered",
+    "TercetError",
+    "__version__",
+    "connect",
+    "lower",
+    "remove",
+    "serve",
+    "share",
+    "stop",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the public face on first use, so that `import tercet` is light."""
+    if name in __all__:
+        module = "tercet.errors" if name == "TercetError" else "tercet.api"
+        return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module 'tercet' has no attribute {name!r}")

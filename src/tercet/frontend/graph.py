@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
+
+from tercet.frontend.foreign import Foreign
 
 #: Primitives that only call an inner jaxpr, and the parameter that holds it. Names differ between
 #: JAX 0.7 and 0.10 (``pjit`` became ``jit``, ``checkpoint`` was ``remat2`` once).
@@ -28,14 +30,14 @@ class Var:
 
     number: int
     shape: tuple[int, ...]
-    dtype: Any
+    dtype: Foreign
 
 
 @dataclass(frozen=True)
 class Lit:
     """A constant that the trace wrote into the graph."""
 
-    value: Any
+    value: Foreign
 
 
 Operand: TypeAlias = Var | Lit
@@ -46,11 +48,11 @@ class Node:
     """One primitive on its operands; ``primitive`` is JAX's object, ``None`` for our own."""
 
     name: str
-    params: Mapping[str, Any]
+    params: Mapping[str, Foreign]
     inputs: tuple[Operand, ...]
     outputs: tuple[Var, ...]
     source: str
-    primitive: Any = None
+    primitive: Foreign = None
 
 
 @dataclass(frozen=True)
@@ -59,31 +61,31 @@ class Graph:
 
     nodes: tuple[Node, ...]
     arguments: tuple[Var, ...]
-    constants: tuple[tuple[Var, Any], ...]
+    constants: tuple[tuple[Var, Foreign], ...]
     results: tuple[Operand, ...]
 
 
 class _Flattener:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
-        self.constants: list[tuple[Var, Any]] = []
+        self.constants: list[tuple[Var, Foreign]] = []
         self.count = 0
 
-    def fresh(self, aval: Any) -> Var:
+    def fresh(self, aval: Foreign) -> Var:
         self.count += 1
         return Var(self.count, tuple(aval.shape), aval.dtype)
 
-    def run(self, closed: Any, arguments: Sequence[Operand], prefix: str) -> list[Operand]:
+    def run(self, closed: Foreign, arguments: Sequence[Operand], prefix: str) -> list[Operand]:
         """Add the nodes of ``closed`` applied to ``arguments`` and return its results."""
-        jaxpr = getattr(closed, "jaxpr", closed)
-        scope: dict[Any, Operand] = {}
+        jaxpr: Foreign = getattr(closed, "jaxpr", closed)
+        scope: dict[Foreign, Operand] = {}
         for var, value in zip(jaxpr.constvars, getattr(closed, "consts", ()), strict=True):
             fresh = self.fresh(var.aval)
             self.constants.append((fresh, value))
             scope[var] = fresh
         scope.update(zip(jaxpr.invars, arguments, strict=True))
 
-        def read(atom: Any) -> Operand:
+        def read(atom: Foreign) -> Operand:
             # A Literal has a value; a variable does not.
             if hasattr(atom, "val"):
                 if getattr(atom.val, "ndim", 0):
@@ -110,14 +112,12 @@ class _Flattener:
         return [read(v) for v in jaxpr.outvars]
 
 
-def flatten(closed: Any) -> Graph:
+def flatten(closed: Foreign) -> Graph:
     """Return the closed jaxpr ``closed`` as a graph, all calls inlined."""
     flattener = _Flattener()
     arguments = tuple(flattener.fresh(v.aval) for v in closed.jaxpr.invars)
     results = flattener.run(closed, arguments, "")
-    return Graph(
-        tuple(flattener.nodes), arguments, tuple(flattener.constants), tuple(results)
-    )
+    return Graph(tuple(flattener.nodes), arguments, tuple(flattener.constants), tuple(results))
 
 
 def drop_dead(graph: Graph) -> Graph:

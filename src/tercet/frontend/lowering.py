@@ -133,7 +133,8 @@ class Lowering:
                 f"{self.place()} uses the constant {number:g}, out of the fixed-point range",
                 f"Keep constants below 2^{RANGE_BITS - 1 - scale}; a mask needs no more than 1e4",
             )
-        return round(Fraction(number) * 2**scale)
+        encoded: int = round(Fraction(number) * 2**scale)
+        return encoded
 
     def neg(self, x: Value) -> Value:
         """Return -x."""
@@ -265,7 +266,7 @@ class Lowering:
 
 
 def _trim(value: Known) -> Known:
-    """Drop leading extents of 1, which broadcasting restores: a bias has the shape of its variable."""
+    """Drop leading extents of 1, which broadcasting restores: a bias keeps its own shape."""
     shape = value.array.shape
     while shape and shape[0] == 1:
         shape = shape[1:]

@@ -44,7 +44,7 @@ class _Matcher:
         return operand
 
     def reduction(self, operand: Operand, name: str, of: Operand) -> tuple[int, ...] | None:
-        """Return the axes if ``operand`` is ``of`` reduced by ``name``, broadcast against ``of``."""
+        """Return the axes if ``operand`` is ``of`` reduced by ``name`` and repeated again."""
         chain: list[Node] = []
         while True:
             operand = self.strip(operand)

@@ -18,6 +18,7 @@ the connection, so that a link that is lost while idle is noticed.
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import ssl
@@ -29,7 +30,7 @@ from typing import Final
 
 from tercet.crypto.schedule import SessionGuard
 from tercet.errors import FrameError, PeerLost, TransportError
-from tercet.net.frame import ABORT, DATA, Frame, FrameReader, header
+from tercet.net.frame import ABORT, DATA, FrameReader, header
 from tercet.net.log import link_closed
 from tercet.net.mailbox import EndedSessions, Ledger, Mailbox
 from tercet.net.text import printable
@@ -40,6 +41,8 @@ from tercet.net.transport import (
     Tag,
     as_bytes,
     check_size,
+    sent_twice,
+    timed_out,
 )
 
 INLINE: Final = 64 << 10
@@ -54,6 +57,21 @@ _LINGER: Final = 5.0  # seconds that close() gives the queue
 _BACK: Final = "Start that worker again and repeat the run; the link comes back by itself"
 
 
+class Traffic:
+    """What was sent to one peer, over all links to it."""
+
+    __slots__ = ("bytes", "frames")
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.frames = 0
+
+    def count(self, size: int) -> None:
+        """Add one frame with ``size`` bytes of payload. Under the lock of the link."""
+        self.bytes += size
+        self.frames += 1
+
+
 class Channel:
     """A link that stands, until it fails; then a new one takes its place.
 
@@ -63,23 +81,27 @@ class Channel:
         incoming: the connection on which the peer writes.
         outgoing: the connection on which this worker writes.
         ended: sessions that have ended with this peer; outlives the link.
+        traffic: counts what is sent; outlives the link.
         on_abort: called with session and reason when the peer aborts a session.
         on_lost: called once, from any thread, when the link has failed.
     """
 
     def __init__(
         self,
+        *,
         peer: int,
         link: PairLink,
         incoming: ssl.SSLSocket,
         outgoing: ssl.SSLSocket,
         ended: EndedSessions,
+        traffic: Traffic,
         on_abort: Callable[[bytes, str], None],
         on_lost: Callable[[Channel], None],
     ) -> None:
         self.peer = peer
         self.link = link
         self._ended = ended
+        self._traffic = traffic
         self._on_abort = on_abort
         self._on_lost = on_lost
         self._guard = SessionGuard()
@@ -95,14 +117,16 @@ class Channel:
         self._reader = FrameReader(incoming)
         self._readable = select.poll()
         self._readable.register(incoming, select.POLLIN)
-        self._inbox = threading.Condition(threading.Lock())
+        self._in_lock = threading.Lock()
+        self._inbox = threading.Condition(self._in_lock)
         self._mailbox = Mailbox(peer, ended)
         self._reading = False
         self._waiting = 0
 
         self._outgoing = outgoing
         outgoing.setblocking(False)
-        self._outbox = threading.Condition(threading.Lock())
+        self._out_lock = threading.Lock()
+        self._outbox = threading.Condition(self._out_lock)
         self._queue: deque[memoryview] = deque()
         self._queued = 0
         self._sent = Ledger()
@@ -126,21 +150,21 @@ class Channel:
             SecurityError: it did before.
         """
         self._guard.admit(session)
-        with self._inbox:
+        with self._in_lock:
             self._opened.add(session)
 
     def sessions(self) -> set[bytes]:
         """The sessions that have used this link and were not dropped."""
-        with self._outbox:
+        with self._out_lock:
             sent = self._sent.sessions()
-        with self._inbox:
+        with self._in_lock:
             return sent | self._opened | self._mailbox.sessions()
 
     def drop(self, session: bytes) -> None:
         """Drop what has come for a session, and wake those who wait for more."""
-        with self._outbox:
+        with self._out_lock:
             self._sent.forget(session)
-        with self._inbox:
+        with self._in_lock:
             self._opened.discard(session)
             self._mailbox.drop(session)
             self._inbox.notify_all()
@@ -149,55 +173,54 @@ class Channel:
 
     def send(self, tag: Tag, buffers: Sequence[Buffer], size: int) -> None:
         """Send a data frame of ``size`` bytes in all; see ``Transport.send``."""
-        self._send(DATA, tag, [as_bytes(buffer) for buffer in buffers], size)
+        self._send(DATA, tag, buffers, size)
 
     def send_abort(self, session: bytes, reason: str) -> None:
         """Tell the peer that this worker gives a session up."""
         text = printable(reason).encode("utf-8", "replace")
-        self._send(ABORT, Tag(session, 0), [memoryview(text)], len(text))
+        self._send(ABORT, Tag(session, 0), [text], len(text))
 
-    def _send(self, kind: int, tag: Tag, views: list[memoryview], size: int) -> None:
-        error: OSError | None = None
-        with self._outbox:
-            self._raise_failure()
+    def _send(self, kind: int, tag: Tag, buffers: Sequence[Buffer], size: int) -> None:
+        head = header(kind, tag, size)
+        with self._out_lock:
+            if self._failure is not None:
+                self._raise_failure()
             if self._closing:
                 raise TransportError("the transport is closed", "Start the worker again")
-            if kind == DATA and not self._sent.use(tag):
-                raise FrameError(
-                    f"a second message to worker {self.peer} under {tag}",
-                    "Give each message of a program a step of its own",
+            if self._queued + size > MAX_QUEUED:
+                raise TransportError(
+                    f"{self._queued} bytes wait for worker {self.peer}, which does not read them",
+                    "See that worker's log, or run the batch in smaller slices",
                 )
-            head = header(kind, tag, size)
-            if not self._queue and size <= INLINE:
-                data = b"".join((head, *views))
-                start = 0
-                try:
-                    start = self._outgoing.send(data)
-                except ssl.SSLWantWriteError:
-                    pass  # nothing of it counts as sent; the writer repeats it
-                except OSError as failed:
-                    error = failed
-                if start < len(data) and error is None:
-                    self._enqueue([memoryview(data)[start:]])
-            else:
-                if self._queued + size > MAX_QUEUED:
-                    raise TransportError(
-                        f"{self._queued} bytes wait for worker {self.peer}, which does not "
-                        "read them",
-                        "See that worker's log, or run the batch in smaller slices",
-                    )
-                own = [view if view.readonly else memoryview(bytes(view)) for view in views]
-                self._enqueue([memoryview(head), *own])
-        if error is not None:
-            self._lost(error)
-            self._raise_failure()
+            if kind == DATA:
+                if not self._sent.use(tag):
+                    raise sent_twice(self.peer, tag)
+                self._traffic.count(size)
+            if self._queue or size > INLINE:
+                self._enqueue(memoryview(head))
+                for view in map(as_bytes, buffers):
+                    self._enqueue(view if view.readonly else memoryview(bytes(view)))
+                return
+            data = b"".join((head, *map(as_bytes, buffers)))
+            try:
+                done = self._outgoing.send(data)
+            except ssl.SSLWantWriteError:
+                done = 0  # OpenSSL wants the same bytes once more, now from the writer
+            except OSError as failed:
+                done, error = -1, failed
+            if done == len(data):
+                return
+            if done >= 0:
+                self._enqueue(memoryview(data)[done:])
+                return
+        self._lost(error)  # outside of the lock: it tells the transport
+        self._raise_failure()
 
-    def _enqueue(self, views: list[memoryview]) -> None:
-        for view in views:
-            if len(view):
-                self._queue.append(view)
-                self._queued += len(view)
-        self._outbox.notify()
+    def _enqueue(self, view: memoryview) -> None:
+        if len(view):
+            self._queue.append(view)
+            self._queued += len(view)
+            self._outbox.notify()
 
     def _write(self) -> None:
         """The writer thread. While the queue is not empty it alone touches the connection."""
@@ -205,7 +228,7 @@ class Channel:
         try:
             writable.register(self._outgoing, select.POLLOUT)
             while True:
-                with self._outbox:
+                with self._out_lock:
                     while not self._queue and not self._closing:
                         self._outbox.wait()
                     if not self._queue or self._failure is not None:
@@ -219,7 +242,7 @@ class Channel:
                         writable.poll(1000 * _TICK)
                         if self._failure is not None:
                             return
-                with self._outbox:
+                with self._out_lock:
                     self._queue.popleft()
                     self._queued -= len(view)
         except (OSError, ValueError) as error:  # ValueError: the connection was closed already
@@ -230,40 +253,38 @@ class Channel:
     def recv(self, tag: Tag, size: int, timeout: float) -> memoryview:
         """Wait for a frame; see ``Transport.recv``."""
         deadline = time.monotonic() + timeout
-        inbox = self._inbox
-        with inbox:
+        with self._in_lock:
             while True:
                 payload = self._mailbox.take(tag)
                 if payload is not None:
                     return check_size(self.peer, tag, size, payload)
                 self._ended.check(tag.session)
-                self._raise_failure()
+                if self._failure is not None:
+                    self._raise_failure()
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
-                    raise TransportError(
-                        f"worker {self.peer} did not send {tag} within {timeout:g} s",
-                        "See that worker's log; it may be overloaded, or have refused the session",
-                    )
+                    raise timed_out(self.peer, tag, timeout)
                 if self._reading:
                     self._waiting += 1
-                    inbox.wait(min(remaining, _TICK))
+                    self._inbox.wait(min(remaining, _TICK))
                     self._waiting -= 1
                     continue
                 self._reading = True
-                inbox.release()
+                self._in_lock.release()
                 try:
-                    self._read_once(min(remaining, _TICK), deadline)
+                    self._read_one(remaining, deadline)
                 finally:
-                    inbox.acquire()
+                    self._in_lock.acquire()
                     self._reading = False
                     if self._waiting:
-                        inbox.notify_all()
+                        self._inbox.notify_all()
 
-    def _read_once(self, wait: float, deadline: float) -> bool:
+    def _read_one(self, wait: float, deadline: float) -> bool:
         """Read until one frame is complete; False if it did not come in time.
 
         Only for the thread that has set ``_reading``.
         """
+        wait = min(wait, _TICK)
         if wait != self._read_wait:
             self._read_wait = wait
             self._incoming.settimeout(wait)
@@ -271,7 +292,14 @@ class Channel:
             while (frame := self._reader.advance()) is None:
                 if self._failure is not None or time.monotonic() > deadline:
                     return False
-            self._deliver(frame)
+            kind, tag, payload = frame
+            if kind == DATA:
+                with self._in_lock:
+                    self._mailbox.put(tag, payload)
+                    if self._waiting:
+                        self._inbox.notify_all()
+            else:
+                self._on_abort(tag.session, printable(bytes(payload).decode("utf-8", "replace")))
         except TimeoutError:
             return False
         except FrameError as error:
@@ -282,42 +310,34 @@ class Channel:
             return False
         return True
 
-    def _deliver(self, frame: Frame) -> None:
-        if frame.kind == DATA:
-            with self._inbox:
-                self._mailbox.put(frame.tag, frame.payload)
-                if self._waiting:
-                    self._inbox.notify_all()
-        else:
-            reason = printable(bytes(frame.payload).decode("utf-8", "replace"))
-            self._on_abort(frame.tag.session, reason)
-
     def _keep(self) -> None:
         """The keeper thread: reads while nobody else does, and clears up in the end."""
         while not self._failed.wait(_KEEPER_TICK):
-            with self._inbox:
+            with self._in_lock:
                 busy = self._reading or self._waiting or self._mailbox.queued > _READ_AHEAD
                 if busy or not self._has_input():
                     continue
                 self._reading = True
             try:
-                while self._read_once(_TICK, time.monotonic() + _TICK):
+                while self._read_one(_TICK, math.inf):
                     if self._waiting or not self._has_input():
                         break
             finally:
-                with self._inbox:
+                with self._in_lock:
                     self._reading = False
                     self._inbox.notify_all()
         self._clear_up()
 
     def _has_input(self) -> bool:
-        return self._incoming.pending() > 0 or bool(self._readable.poll(0))
+        return (
+            self._reader.has_header or self._incoming.pending() > 0 or bool(self._readable.poll(0))
+        )
 
     # -- the end ---------------------------------------------------------------------------
 
     def close(self) -> None:
         """Send what is queued, then end the link and wait for its threads."""
-        with self._outbox:
+        with self._out_lock:
             self._closing = True
             self._outbox.notify()
         self._writer.join(_LINGER)
@@ -361,16 +381,16 @@ class Channel:
 
     def _clear_up(self) -> None:
         """Close both connections once no thread uses them any more. By the keeper alone."""
-        with self._outbox:
+        with self._out_lock:
             self._closing = True
             self._outbox.notify()
         self._writer.join()
-        with self._inbox:
+        with self._in_lock:
             self._inbox.notify_all()
             while self._reading:
                 self._inbox.wait(_TICK)
             self._incoming.close()
-        with self._outbox:
+        with self._out_lock:
             self._queue.clear()
             self._queued = 0
             self._outgoing.close()

@@ -14,12 +14,13 @@ An abort ends the session that it names; its payload is the reason, UTF-8.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from typing import Final, NamedTuple, Protocol
 
 from tercet.errors import FrameError
 from tercet.net.text import MAX_TEXT
-from tercet.net.transport import MAX_PAYLOAD, Tag, allocate
+from tercet.net.transport import MAX_PAYLOAD, SESSION_BYTES, Tag, allocate, check_tag
 
 MAGIC: Final = 0x5401  # "T" and the version of this format
 DATA: Final = 1
@@ -28,6 +29,7 @@ ABORT: Final = 2
 _HEADER: Final = struct.Struct("<HBB16sIHHQ")
 HEADER_BYTES: Final = _HEADER.size
 _LIMITS: Final = {DATA: MAX_PAYLOAD, ABORT: 4 * MAX_TEXT}
+_RECORD: Final = 16 << 10  # the most that one TLS record holds
 _NOT_TERCET: Final = "Both workers must run the same version of Tercet"
 
 
@@ -42,13 +44,22 @@ class Frame(NamedTuple):
 class Readable(Protocol):
     """What a reader needs of a connection; an ``SSLSocket`` has it."""
 
-    def recv_into(self, buffer: memoryview, /) -> int:
-        """Read at most ``len(buffer)`` bytes and return how many; 0 at the end."""
+    def read(self, length: int, buffer: memoryview, /) -> int:
+        """Read at most ``length`` bytes into ``buffer`` and return how many; 0 at the end."""
 
 
 def header(kind: int, tag: Tag, length: int) -> bytes:
-    """Encode a frame header; tag and length must have been checked."""
-    return _HEADER.pack(MAGIC, kind, 0, tag.session, tag.step, tag.slice, 0, length)
+    """Encode a frame header.
+
+    Raises:
+        FrameError: the tag does not fit.
+    """
+    session, step, part = tag
+    if len(session) == SESSION_BYTES:
+        with contextlib.suppress(struct.error):
+            return _HEADER.pack(MAGIC, kind, 0, session, step, part, 0, length)
+    check_tag(tag)
+    raise AssertionError("a tag that passes its check fits the header")
 
 
 def parse(data: bytes | bytearray | memoryview) -> tuple[int, Tag, int]:
@@ -72,25 +83,32 @@ def parse(data: bytes | bytearray | memoryview) -> tuple[int, Tag, int]:
 class FrameReader:
     """Puts frames together from a connection; keeps its place when a read times out.
 
-    The payload is received straight into the array that the caller gets in the end.
+    A header is read together with what follows it, up to one TLS record, so that a small frame
+    takes one read. The rest of a large payload is received straight into the array that the
+    caller gets in the end.
     """
 
-    __slots__ = ("_connection", "_filled", "_head", "_parsed", "_target")
+    __slots__ = ("_filled", "_head", "_parsed", "_payload", "_read")
 
     def __init__(self, connection: Readable) -> None:
-        self._connection = connection
-        self._head = memoryview(bytearray(HEADER_BYTES))
-        self._target = self._head
-        self._filled = 0
+        self._read = connection.read
+        self._head = memoryview(bytearray(HEADER_BYTES + _RECORD))
+        self._filled = 0  # bytes in _payload if a header was parsed, else in _head
         self._parsed: tuple[int, Tag] | None = None
+        self._payload = self._head
 
     @property
     def between_frames(self) -> bool:
         """Whether nothing of the next frame has been read yet."""
         return self._parsed is None and not self._filled
 
+    @property
+    def has_header(self) -> bool:
+        """Whether ``advance`` can go on without reading."""
+        return self._parsed is None and self._filled >= HEADER_BYTES
+
     def advance(self) -> Frame | None:
-        """Read once; return the frame if that completed it.
+        """Read at most once; return the frame if that completed it.
 
         Raises:
             EOFError: the connection has ended.
@@ -98,21 +116,37 @@ class FrameReader:
             OSError: the connection failed; TimeoutError: nothing came in time.
         """
         filled = self._filled
-        got = self._connection.recv_into(self._target[filled:] if filled else self._target)
-        if not got:
-            raise EOFError
-        filled += got
-        if filled < len(self._target):
-            self._filled = filled
-            return None
-        self._filled = 0
-        if self._parsed is None:
-            kind, tag, length = parse(self._head)
-            if length:
-                self._parsed = kind, tag
-                self._target = allocate(length)
+        if self._parsed is not None:
+            payload = self._payload
+            got = self._read(len(payload) - filled, payload[filled:])
+            if not got:
+                raise EOFError
+            if filled + got < len(payload):
+                self._filled = filled + got
                 return None
-            return Frame(kind, tag, allocate(0))
-        (kind, tag), payload = self._parsed, self._target
-        self._parsed, self._target = None, self._head
+            (kind, tag), self._parsed, self._payload = self._parsed, None, self._head
+            self._filled = 0
+            return Frame(kind, tag, payload)
+
+        head = self._head
+        if filled < HEADER_BYTES:
+            got = self._read(len(head) - filled, head[filled:] if filled else head)
+            if not got:
+                raise EOFError
+            filled += got
+            if filled < HEADER_BYTES:
+                self._filled = filled
+                return None
+        kind, tag, length = parse(head[:HEADER_BYTES])
+        payload = allocate(length)
+        end = HEADER_BYTES + length
+        if filled < end:
+            here = filled - HEADER_BYTES
+            payload[:here] = head[HEADER_BYTES:filled]
+            self._parsed, self._payload, self._filled = (kind, tag), payload, here
+            return None
+        payload[:] = head[HEADER_BYTES:end]
+        if filled > end:  # the next frame has begun
+            head[: filled - end] = head[end:filled]
+        self._filled = filled - end
         return Frame(kind, tag, payload)

@@ -9,27 +9,12 @@ from collections import OrderedDict
 from typing import Final
 
 from tercet.errors import FrameError, PeerLost, TransportError
-from tercet.net.transport import MAX_QUEUED, SESSION_BYTES, Tag
+from tercet.net.transport import MAX_QUEUED, Tag
 
 MAX_FRAMES: Final = 1 << 16
 """Most frames that may wait, whatever their size; an empty one costs memory as well."""
 
 _MAX_ENDED: Final = 4096
-
-
-def next_step(tag: Tag) -> int:
-    """Pack a tag's step and slice to one number.
-
-    Raises:
-        FrameError: the tag does not fit the frame header.
-    """
-    step, part = tag.step, tag.slice
-    if not (0 <= step < 1 << 32 and 0 <= part < 1 << 16 and len(tag.session) == SESSION_BYTES):
-        raise FrameError(
-            f"({step}, {part}) with a session id of {len(tag.session)} bytes is not a tag",
-            "a session id has 16 bytes, a step 32 bits and a slice 16",
-        )
-    return step << 16 | part
 
 
 class Ledger:
@@ -42,8 +27,12 @@ class Ledger:
 
     def use(self, tag: Tag) -> bool:
         """Note a tag; False if it was used before."""
-        place = next_step(tag)
-        places = self._used.setdefault(tag.session, set())
+        session, step, part = tag
+        place = step << 16 | part
+        places = self._used.get(session)
+        if places is None:
+            self._used[session] = {place}
+            return True
         if place in places:
             return False
         places.add(place)
@@ -103,24 +92,34 @@ class Mailbox:
         self._ledger = Ledger()
         self.queued = 0  # payload bytes that nobody has taken yet
 
+    def admit(self, tag: Tag) -> bool:
+        """Note a frame that has come; False if its session has ended and it is to be dropped.
+
+        Raises:
+            FrameError: its tag was used before.
+        """
+        if tag.session in self._ended:
+            return False
+        if not self._ledger.use(tag):
+            raise FrameError(
+                f"worker {self._peer} sent {tag} twice",
+                "The workers must run the same version of Tercet",
+            )
+        return True
+
     def put(self, tag: Tag, payload: memoryview) -> None:
         """Keep a frame, unless its session has ended.
 
         Raises:
             FrameError: its tag was used before, or too much is waiting already.
         """
-        if tag.session in self._ended:
+        if not self.admit(tag):
             return
-        if not self._ledger.use(tag):
-            raise FrameError(
-                f"worker {self._peer} sent {tag} twice",
-                "the workers must run the same version of Tercet",
-            )
         if self.queued + len(payload) > MAX_QUEUED or len(self._frames) >= MAX_FRAMES:
             raise FrameError(
                 f"{self.queued} bytes in {len(self._frames)} frames of worker {self._peer} "
                 "wait here and more came",
-                "run the batch in smaller slices",
+                "Run the batch in smaller slices",
             )
         self.queued += len(payload)
         self._frames[tag] = payload

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from tercet.crypto.prg import fresh
 from tercet.crypto.schedule import LINK_ID_BYTES, RANDOM_BYTES, SessionGuard, pair_key
-from tercet.errors import FrameError, PeerLost, TransportError
+from tercet.errors import PeerLost, TransportError
 from tercet.net.mailbox import EndedSessions, Ledger, Mailbox
 from tercet.net.text import printable
 from tercet.net.transport import (
@@ -26,8 +26,11 @@ from tercet.net.transport import (
     allocate,
     as_bytes,
     check_size,
+    check_tag,
     payload_size,
     peers_of,
+    sent_twice,
+    timed_out,
 )
 
 
@@ -78,6 +81,7 @@ class MemoryTransport(Transport):
 
     def send(self, peer: int, tag: Tag, buffers: Sequence[Buffer]) -> None:
         """See ``Transport.send``."""
+        check_tag(tag)
         size = payload_size(buffers)
         payload = allocate(size)
         start = 0
@@ -172,19 +176,3 @@ class MemoryTransport(Transport):
             self._arrived.notify_all()
             for other in self._peers.values():
                 other._arrived.notify_all()
-
-
-def sent_twice(peer: int, tag: Tag) -> FrameError:
-    """The error for a second message under one tag."""
-    return FrameError(
-        f"a second message to worker {peer} under {tag}",
-        "give each message of a program a step of its own",
-    )
-
-
-def timed_out(peer: int, tag: Tag, timeout: float) -> TransportError:
-    """The error for a message that did not come."""
-    return TransportError(
-        f"worker {peer} did not send {tag} within {timeout:g} s",
-        "see that worker's log; it may be overloaded, or have refused the session",
-    )

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tercet.errors import FrameError
+from tercet.errors import FrameError, TransportError
 
 WORKERS: Final = 3
 SESSION_BYTES: Final = 16
@@ -203,6 +203,36 @@ def peers_of(index: int) -> tuple[int, int]:
     return (index + 1) % WORKERS, (index + 2) % WORKERS
 
 
+def check_tag(tag: Tag) -> None:
+    """Check that a tag fits the frame header.
+
+    Raises:
+        FrameError: it does not.
+    """
+    session, step, part = tag
+    if not (0 <= step < 1 << 32 and 0 <= part < 1 << 16 and len(session) == SESSION_BYTES):
+        raise FrameError(
+            f"({step}, {part}) with a session id of {len(session)} bytes is not a tag",
+            "A session id has 16 bytes, a step 32 bits and a slice 16",
+        )
+
+
+def sent_twice(peer: int, tag: Tag) -> FrameError:
+    """The error for a second message under one tag."""
+    return FrameError(
+        f"a second message to worker {peer} under {tag}",
+        "Give each message of a program a step of its own",
+    )
+
+
+def timed_out(peer: int, tag: Tag, timeout: float) -> TransportError:
+    """The error for a message that did not come."""
+    return TransportError(
+        f"worker {peer} did not send {tag} within {timeout:g} s",
+        "See that worker's log; it may be overloaded, or have refused the session",
+    )
+
+
 def payload_size(buffers: Sequence[Buffer]) -> int:
     """Return the bytes in all the buffers.
 
@@ -211,7 +241,7 @@ def payload_size(buffers: Sequence[Buffer]) -> int:
     """
     size = 0
     for buffer in buffers:
-        size += len(buffer) if isinstance(buffer, bytes | bytearray) else buffer.nbytes
+        size += len(buffer) if isinstance(buffer, (bytes, bytearray)) else buffer.nbytes
     if size > MAX_PAYLOAD:
         raise FrameError(
             f"a message of {size} bytes exceeds the limit of {MAX_PAYLOAD}",

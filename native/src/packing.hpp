@@ -1,0 +1,28 @@
+// Bit slicing and sub-word packing of whole arrays.
+#pragma once
+
+#include "kernels.hpp"
+
+namespace tercet {
+
+constexpr index_t plane_words(index_t n) { return (n + 63) / 64; }
+
+// out (count, plane_words(n)): plane j is bit shift + j of every element, padding bits zero.
+void bit_planes(const u64* x, index_t n, int shift, int count, u64* out);
+
+// out (n): element i is the sum of bit i of planes[j] << j.
+void planes_to_words(const u64* planes, index_t n, int count, u64* out);
+
+// out (n): all ones where the bit is set, else 0.
+void expand_mask(const u64* plane, index_t n, u64* out);
+
+constexpr index_t packed_bytes(index_t n, int bits) {
+    return n / 8 * bits + (n % 8 * bits + 7) / 8;
+}
+
+// The low `bits` bits of every element, little-endian without gaps; unused bits of the last byte
+// are zero.
+void pack_bits(const u64* x, index_t n, int bits, std::uint8_t* out);
+void unpack_bits(const std::uint8_t* in, index_t n, int bits, u64* out);
+
+}  // namespace tercet

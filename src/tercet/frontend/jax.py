@@ -1,0 +1,173 @@
+"""Tracing a JAX function to a program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tercet.errors import ModelError, ProgramError, UnsupportedOperation
+from tercet.frontend.foreign import Foreign
+from tercet.frontend.graph import Graph, Node, Operand, Var, drop_dead, flatten
+from tercet.frontend.known import evaluate
+from tercet.frontend.lowering import Lowering
+from tercet.frontend.recognise import recognise
+from tercet.frontend.rules import RULES
+from tercet.frontend.traced import Traced
+from tercet.frontend.values import Known, Secret, Taint, Value, public
+from tercet.program.program import Program, Role
+from tercet.program.unify import unify
+from tercet.program.verify import verify
+
+#: Two coprime batch sizes, neither of them 1, which broadcasting treats apart.
+SIZES = (2, 3)
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How a trace is labelled.
+
+    Attributes:
+        label: turns a name stack of JAX into the label of a layer.
+        kinds: the class of the layer of each label.
+        canonical: turns the name of a weight into the name of its input.
+    """
+
+    label: Callable[[str], str] = str
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    canonical: Callable[[str], str] = str
+
+
+def trace(
+    fn: Callable[..., Foreign],
+    input_shape: Sequence[int],
+    *,
+    weights: Mapping[str, Foreign] | None = None,
+    scale: int = 16,
+    name: str = "model",
+    naming: Naming | None = None,
+) -> Traced:
+    """Trace ``fn(x, *weights)`` to a program with a symbolic batch.
+
+    Args:
+        fn: a function of a float32 array of shape (batch, *input_shape) and of the weights, in
+            order, to one array (batch, ...). Arrays that it captures count as weights too.
+        input_shape: the shape of one row.
+        weights: the weights by name, all of them secret.
+        scale: fractional bits of the program.
+        name: the name of the model.
+        naming: labels for layers and weights.
+
+    Raises:
+        UnsupportedOperation: if an operation has no rule; names the layer.
+        ModelError: if the function treats rows of the batch differently or cannot be traced.
+    """
+    naming = naming or Naming()
+    weights = dict(weights or {})
+    first, second = (
+        lower(graph_of(fn, input_shape, weights, n), weights, naming, scale) for n in SIZES
+    )
+    try:
+        program = unify(first.program, SIZES[0], second.program, SIZES[1])
+        verify(program)
+    except ProgramError as error:
+        raise ModelError(
+            f"the model mixes the rows of a batch ({error.message})",
+            "Treat every row of the batch alike and return one result for each",
+        ) from error
+    return Traced(program, first.arrays, name)
+
+
+def graph_of(
+    fn: Callable[..., Foreign],
+    input_shape: Sequence[int],
+    weights: Mapping[str, Foreign],
+    size: int,
+) -> Graph:
+    """Trace ``fn`` on ``size`` rows to a graph without dead nodes."""
+    import jax
+
+    x = jax.ShapeDtypeStruct((size, *input_shape), np.dtype(np.float32))
+    return recognise(drop_dead(flatten(jax.make_jaxpr(fn)(x, *weights.values()))))
+
+
+@dataclass
+class Lowered:
+    """One lowered trace: its program, the arrays and what had no rule, in order."""
+
+    program: Program
+    arrays: dict[str, Foreign]
+    refused: list[tuple[str, UnsupportedOperation]] = field(default_factory=list)
+
+
+def lower(
+    graph: Graph,
+    weights: Mapping[str, Foreign],
+    naming: Naming,
+    scale: int,
+    *,
+    tolerant: bool = False,
+) -> Lowered:
+    """Lower ``graph`` at its concrete batch size.
+
+    With ``tolerant``, an operation without a rule is noted and its result replaced by a fresh
+    secret, so that one pass finds all of them; the program is then of no use.
+    """
+    low = Lowering(scale, dict(naming.kinds), naming.canonical)
+    refused: list[tuple[str, UnsupportedOperation]] = []
+    data, *parameters = graph.arguments
+    scope: dict[int, Value] = {
+        data.number: Secret(low.builder.input("input", Role.INPUT, data.shape), data.shape)
+    }
+    for var, (name, array) in zip(parameters, weights.items(), strict=True):
+        numbers = np.asarray(array)
+        scope[var.number] = Known(numbers, var.shape, Taint.MODEL, f"weight {name}", name)
+    for count, (var, array) in enumerate(graph.constants):
+        numbers = np.asarray(array)
+        scope[var.number] = Known(numbers, var.shape, Taint.MODEL, f"constant {count}")
+
+    def read(operand: Operand) -> Value:
+        return scope[operand.number] if isinstance(operand, Var) else public(operand.value)
+
+    for node in graph.nodes:
+        low.source = naming.label(node.source)
+        try:
+            results = _apply(low, node, [read(i) for i in node.inputs])
+        except UnsupportedOperation as error:
+            if not tolerant:
+                raise
+            refused.append((low.source, error))
+            results = [_stand_in(low, o) for o in node.outputs]
+        scope.update({o.number: r for o, r in zip(node.outputs, results, strict=True)})
+    low.source = ""
+    outputs = [read(r) for r in graph.results]
+    if len(outputs) != 1:
+        raise ModelError(
+            f"the model has {len(outputs)} outputs", "Share a model with exactly one output"
+        )
+    (output,) = outputs
+    if isinstance(output, Known):
+        raise ModelError("the output does not depend on the input", "Check the model")
+    return Lowered(low.builder.finish(output.handle), low.arrays, refused)
+
+
+def _apply(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+    known = [a for a in args if isinstance(a, Known)]
+    if len(known) == len(args) and node.primitive is not None:
+        return evaluate(node, known)
+    rule = RULES.get(node.name)
+    if rule is None:
+        raise low.unsupported(node.name)
+    try:
+        return rule(low, node, args)
+    except ProgramError as error:
+        raise low.unsupported(node.name, f"in a form ({error.message})") from error
+
+
+def _stand_in(low: Lowering, output: Var) -> Secret:
+    name = f"stand-in {output.number}"
+    handle = low.builder.input(name, Role.INPUT, output.shape)
+    if np.dtype(output.dtype).kind == "b":
+        return low.negative(Secret(handle, output.shape))
+    return Secret(handle, output.shape)

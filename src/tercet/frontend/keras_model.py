@@ -1,0 +1,223 @@
+"""Tracing a live Keras model on the JAX backend. Imported only where Keras runs on JAX."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+
+from tercet.errors import ModelError, UnsupportedOperation
+from tercet.frontend import jax as tracing
+from tercet.frontend.foreign import Foreign
+from tercet.frontend.reports import LayerReport
+from tercet.frontend.traced import Traced
+
+_SHAPE_REMEDY = "Give the model a keras.Input with every extent but the batch fixed"
+
+
+def trace_live(model: Foreign, scale: int) -> Traced:
+    """Trace ``model`` to a program; see ``tercet.frontend.keras.trace_keras``."""
+    shape = _input_shape(model)
+    weights = _weights(model)
+    with _quiet():
+        try:
+            return tracing.trace(
+                _function(model),
+                shape,
+                weights=weights,
+                scale=scale,
+                name=model.name,
+                naming=_naming(model),
+            )
+        except ModelError:
+            raise
+        except Exception as error:  # user code of a layer may raise anything
+            raise _untraceable(model, error) from error
+
+
+def report_live(model: Foreign) -> list[LayerReport]:
+    """Report on every layer of ``model``; see ``tercet.frontend.keras.supported_layers``."""
+    shape, weights, naming = _input_shape(model, integers=True), _weights(model), _naming(model)
+    with _quiet():
+        try:
+            graph = tracing.graph_of(_function(model), shape, weights, tracing.SIZES[0])
+        except Exception as error:
+            raise _untraceable(model, error) from error
+        lowered = tracing.lower(graph, weights, naming, 16, tolerant=True)
+    refused: dict[str, UnsupportedOperation] = {}
+    for label, refusal in lowered.refused:
+        refused.setdefault(label, refusal)
+    reports = []
+    for label, layer in _layers(model):
+        found = refused.pop(label, None)
+        reports.append(_report(label, type(layer).__name__, found))
+    # Operations outside of any layer, as of a subclassed model's own call.
+    reports += [
+        _report(label or model.name, type(model).__name__, e) for label, e in refused.items()
+    ]
+    return reports
+
+
+def _report(name: str, kind: str, error: UnsupportedOperation | None) -> LayerReport:
+    if error is None:
+        return LayerReport(name, kind, True)
+    return LayerReport(name, kind, False, error.message, error.remedy)
+
+
+def _untraceable(model: Foreign, error: Exception) -> ModelError:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    return ModelError(
+        f"Model {model.name!r} cannot be traced: {text}",
+        "Its layers must compute with keras.ops on arrays of fixed shape",
+    )
+
+
+def _function(model: Foreign) -> Foreign:
+    trainable = len(model.trainable_variables)
+
+    def call(x: Foreign, *weights: Foreign) -> Foreign:
+        result, _ = model.stateless_call(
+            list(weights[:trainable]), list(weights[trainable:]), x, training=False
+        )
+        return result
+
+    return call
+
+
+def _variables(model: Foreign) -> list[Foreign]:
+    return [*model.trainable_variables, *model.non_trainable_variables]
+
+
+def _weights(model: Foreign) -> dict[str, Foreign]:
+    """Return the weights by path, in the order in which ``_function`` takes them."""
+    result: dict[str, Foreign] = {}
+    for variable in _variables(model):
+        array = np.asarray(variable.value)
+        name, count = variable.path, 1
+        while name in result:
+            count += 1
+            name = f"{variable.path}_{count}"
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise ModelError(
+                f"Weight {variable.path!r} of model {model.name!r} holds NaN or infinity",
+                "Train or load the model again",
+            )
+        result[name] = array
+    return result
+
+
+def _input_shape(model: Foreign, *, integers: bool = False) -> tuple[int, ...]:
+    """Return the shape of one row of the model's only input."""
+    if not model.built:
+        raise ModelError(f"Model {model.name!r} is not built", _SHAPE_REMEDY)
+    inputs, outputs = _tensors(model, "inputs"), _tensors(model, "outputs")
+    for word, tensors in (("inputs", inputs), ("outputs", outputs)):
+        if tensors is not None and len(tensors) != 1:
+            raise ModelError(
+                f"Model {model.name!r} has {len(tensors)} {word}; exactly one is supported",
+                f"Join the {word} into one tensor, or share one model for each",
+            )
+    if inputs is None:
+        raise ModelError(f"Model {model.name!r} does not state its input shape", _SHAPE_REMEDY)
+    shape, dtype = tuple(inputs[0].shape), str(inputs[0].dtype)
+    if any(d is None for d in shape[1:]):
+        raise ModelError(
+            f"Model {model.name!r} takes input of unknown extents {shape}", _SHAPE_REMEDY
+        )
+    if shape[0] not in (None, 1) and len(shape) > 0:
+        raise ModelError(
+            f"Model {model.name!r} fixes its batch size to {shape[0]}",
+            "Leave the batch size open: keras.Input(shape) without batch_size",
+        )
+    if "float" not in dtype and not integers:
+        raise ModelError(
+            f"Model {model.name!r} takes {dtype} input; only floating-point input is supported",
+            "Look tokens up in the embedding, or one-hot encode them, where they are still plain",
+        )
+    return tuple(int(d) for d in shape[1:])
+
+
+def _tensors(model: Foreign, name: str) -> list[Foreign] | None:
+    """Return the symbolic inputs or outputs of a model; ``None`` for a subclassed one."""
+    try:
+        return list(getattr(model, name))
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _is_model(layer: Foreign) -> bool:
+    import keras
+
+    return isinstance(layer, keras.Model)
+
+
+def _layers(model: Foreign, prefix: str = "") -> Iterator[tuple[str, Foreign]]:
+    """Yield ``(label, layer)`` of every layer, those of nested models one by one."""
+    import keras
+
+    for layer in model.layers:
+        label = f"{prefix}{layer.name}"
+        if _is_model(layer) and layer.layers:
+            yield from _layers(layer, f"{label}/")
+        elif not isinstance(layer, keras.layers.InputLayer):
+            yield label, layer
+
+
+def _naming(model: Foreign) -> tracing.Naming:
+    kinds = {label: type(layer).__name__ for label, layer in _layers(model)}
+    renamed = _renamed(model)
+
+    def label(stack: str) -> str:
+        parts = stack.split("/")
+        if parts[0] == model.name and len(parts) > 1:
+            parts = parts[1:]
+        for end in range(1, len(parts) + 1):
+            path = "/".join(parts[:end])
+            if path in kinds:
+                return path
+        return parts[0] if len(parts) == 1 else "/".join(parts)
+
+    def canonical(name: str) -> str:
+        parts = name.split("/")
+        if len(parts) > 2 and parts[0] == model.name:
+            parts = parts[1:]
+        return "/".join(renamed.get(p, p) for p in parts)
+
+    return tracing.Naming(label, kinds, canonical)
+
+
+def _renamed(model: Foreign) -> Mapping[str, str]:
+    """Return names for layers that Keras named, as a fresh session would have named them.
+
+    Keras counts layers a session: the second model built has ``conv2d_3`` where the first has
+    ``conv2d``. The names of weights are part of a program, and one architecture must give one
+    program.
+    """
+    groups: dict[str, dict[int, str]] = {}
+    for layer in model._flatten_layers():
+        stem = _snake(type(layer).__name__)
+        if found := re.fullmatch(re.escape(stem) + r"(?:_(\d+))?", layer.name):
+            groups.setdefault(stem, {})[int(found.group(1) or 0)] = layer.name
+    return {
+        names[number]: f"{stem}_{count}" if count else stem
+        for stem, names in groups.items()
+        for count, number in enumerate(sorted(names))
+    }
+
+
+def _snake(name: str) -> str:
+    """Return ``name`` as Keras writes it in the names of layers."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what JAX and Keras warn of a model's 64-bit types: the trace is 32-bit anyway."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*(float64|int64|uint64).*")
+        yield

@@ -1,0 +1,81 @@
+"""Evaluating what the model owner can compute: primitives whose operands are all known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tercet.frontend.graph import Node
+from tercet.frontend.values import Array, Known, derive
+
+_NAMES = """\
+abs add add_any and atan2 cbrt ceil clamp convert_element_type copy cos div eq erf erf_inv
+erfc exp exp2 expm1 floor ge gt integer_pow is_finite le log log1p logistic lt max min mul
+ne neg nextafter not or pow reduce_precision rem round rsqrt select_n shift_left
+shift_right_arithmetic shift_right_logical sign sin sqrt square stop_gradient sub tan tanh
+xor
+"""
+#: Primitives that work on each element: they may run on collapsed operands.
+_ELEMENTWISE = frozenset(_NAMES.split())
+
+
+def evaluate(node: Node, args: Sequence[Known]) -> list[Known]:
+    """Return the results of ``node`` on known operands."""
+    text = f"{node.name} {_parameters(node)}"
+    if node.name == "broadcast_in_dim":
+        return [_broadcast(node, args[0], text)]
+    if node.name == "reduce_window_sum":
+        return [derive(text, _window_sum(node, args[0]), node.outputs[0].shape, args[0])]
+    if node.name in ("reshape", "squeeze", "expand_dims"):
+        shape = node.outputs[0].shape
+        return [derive(text, args[0].full().reshape(shape), shape, args[0])]
+    if node.name == "transpose":
+        (x,) = args
+        array = _raised(x).transpose(node.params["permutation"])
+        return [derive(text, array, node.outputs[0].shape, x)]
+    if node.name in _ELEMENTWISE:
+        shape = np.broadcast_shapes(*(a.array.shape for a in args))
+        operands = [np.broadcast_to(a.array, shape) for a in args]
+        (result,) = _bind(node, operands)
+        return [derive(text, result, node.outputs[0].shape, *args)]
+    results = _bind(node, [a.full() for a in args])
+    return [derive(f"{text} #{n}", r, r.shape, *args) for n, r in enumerate(results)]
+
+
+def _parameters(node: Node) -> str:
+    return repr(sorted((k, str(v)) for k, v in node.params.items()))
+
+
+def _bind(node: Node, operands: Sequence[Array]) -> list[Array]:
+    # Primitives that wrap functions, whose parameters need translation, were inlined before.
+    results: Any = node.primitive.bind(*operands, **node.params)
+    return [np.asarray(r) for r in (results if node.primitive.multiple_results else [results])]
+
+
+def _raised(x: Known) -> Array:
+    """Return the collapsed array with as many axes as the shape has."""
+    return x.array.reshape((1,) * (len(x.shape) - x.array.ndim) + x.array.shape)
+
+
+def _broadcast(node: Node, x: Known, text: str) -> Known:
+    shape = node.outputs[0].shape
+    inner = [1] * len(shape)
+    for axis, extent in zip(node.params["broadcast_dimensions"], _raised(x).shape, strict=True):
+        inner[axis] = extent
+    return derive(text, x.array.reshape(inner), shape, x)
+
+
+def _window_sum(node: Node, x: Known) -> Array:
+    """Sum windows of a known array (the counts of an average pool), collapsed where it can be."""
+    p = node.params
+    array, shape = _raised(x), list(_raised(x).shape)
+    for axis, full in enumerate(x.shape):
+        trivial = p["window_dimensions"][axis] == p["window_strides"][axis] == 1 and tuple(
+            p["padding"][axis]
+        ) == (0, 0)
+        if not trivial:
+            shape[axis] = full
+    (result,) = _bind(node, [np.broadcast_to(array, shape)])
+    return result

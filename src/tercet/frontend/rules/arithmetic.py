@@ -1,0 +1,152 @@
+"""Rules for arithmetic on each element, for reductions and for softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tercet.frontend.graph import Node
+from tercet.frontend.lowering import Lowering
+from tercet.frontend.rules.rule import Rule, merge, secret
+from tercet.frontend.values import Known, Secret, Value, derive
+from tercet.program.operations import RANGE_BITS
+
+#: A higher power would need more products than an approximation; none occurs in known layers.
+MAX_POWER = 16
+
+
+def _binary(method: Callable[[Lowering, Value, Value], Value]) -> Rule:
+    def rule(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+        for arg in args:
+            if isinstance(arg, Secret):
+                secret(low, node, arg)
+        return [method(low, args[0], args[1])]
+
+    return rule
+
+
+def _unary(method: Callable[[Lowering, Secret], Value]) -> Rule:
+    def rule(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+        return [method(low, secret(low, node, args[0]))]
+
+    return rule
+
+
+def _div(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+    x, y = args
+    if not isinstance(y, Known):
+        raise low.unsupported(node.name)
+    # A zero divisor is refused when the infinity is registered.
+    with np.errstate(divide="ignore"):
+        inverse = np.asarray(1.0 / y.array.astype(np.float64))
+    return [low.mul(secret(low, node, x), derive("reciprocal", inverse, y.shape, y))]
+
+
+def _absolute(low: Lowering, x: Secret) -> Value:
+    # |x| = 2 max(x, 0) - x
+    positive = low.relu(x)
+    assert isinstance(positive, Secret)
+    return low.sub(low.times(positive, 2.0), x)
+
+
+def _integer_pow(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+    x, power = secret(low, node, args[0]), int(node.params["y"])
+    if not 1 <= power <= MAX_POWER:
+        raise low.unsupported("pow", f"with exponent {power}")
+    result: Value | None = None
+    square: Value = x
+    while power:
+        if power & 1:
+            result = square if result is None else low.mul(result, square)
+        power >>= 1
+        if power:
+            square = low.mul(square, square)
+    assert result is not None
+    return [result]
+
+
+def _reduce_sum(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+    x, axes = secret(low, node, args[0]), tuple(node.params["axes"])
+    return [low.emit("sum", x.handle, axes=axes) if axes else x]
+
+
+def _largest(low: Lowering, x: Value, axes: tuple[int, ...]) -> Value:
+    assert isinstance(x, Secret)
+    return low.emit("reduce_max", x.handle, axes=axes, bits=RANGE_BITS) if axes else x
+
+
+def _reduce_max(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+    return [_largest(low, secret(low, node, args[0]), tuple(node.params["axes"]))]
+
+
+def _reduce_min(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+    x = low.neg(secret(low, node, args[0]))
+    return [low.neg(_largest(low, x, tuple(node.params["axes"])))]
+
+
+def _softmax(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+    x, axes = secret(low, node, args[0]), tuple(sorted(node.params["axes"]))
+    shape = x.shape
+    if len(axes) == 1:
+        return [low.emit("softmax", x.handle, axis=axes[0], bits=RANGE_BITS)]
+    order = (*(a for a in range(len(shape)) if a not in axes), *axes)
+    kept = len(shape) - len(axes)
+    moved = low.transpose(x, order)
+    rows = low.reshape(moved, (*moved.shape[:kept], merge(moved.shape[kept:])))
+    soft = low.emit("softmax", rows.handle, axis=kept, bits=RANGE_BITS)
+    back = tuple(int(a) for a in np.argsort(order))
+    return [low.transpose(low.reshape(soft, moved.shape), back)]
+
+
+def _clamp(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+    least, x, most = args
+    return [low.minimum(low.maximum(secret(low, node, x), least), most)]
+
+
+def _identity(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+    return [args[0]]
+
+
+def _convert(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+    (x,) = args
+    kind = np.dtype(node.params["new_dtype"])
+    assert isinstance(x, Secret)
+    # bfloat16 and its kin are no NumPy kinds: everything that is not a whole number is a float.
+    if kind.kind in "iu" or (kind.kind == "b") != x.bit:
+        if not x.bit:
+            raise low.unsupported("to_integer")
+        one = derive("one", np.ones(()), ())
+        zero = derive("zero", np.zeros(()), ())
+        return [low.select(x, zero, one)]
+    return [x]
+
+
+def _square(low: Lowering, x: Secret) -> Value:
+    return low.mul(x, x)
+
+
+ARITHMETIC: dict[str, Rule] = {
+    "add": _binary(Lowering.add),
+    "add_any": _binary(Lowering.add),
+    "sub": _binary(Lowering.sub),
+    "mul": _binary(Lowering.mul),
+    "max": _binary(Lowering.maximum),
+    "min": _binary(Lowering.minimum),
+    "neg": _unary(Lowering.neg),
+    "abs": _unary(_absolute),
+    "square": _unary(_square),
+    "div": _div,
+    "integer_pow": _integer_pow,
+    "reduce_sum": _reduce_sum,
+    "reduce_max": _reduce_max,
+    "reduce_min": _reduce_min,
+    "softmax": _softmax,
+    "clamp": _clamp,
+    "copy": _identity,
+    "copy_p": _identity,
+    "stop_gradient": _identity,
+    "optimization_barrier": lambda low, node, args: list(args),
+    "reduce_precision": _identity,
+    "convert_element_type": _convert,
+}

@@ -1,0 +1,38 @@
+"""What a rule is, and helpers that several rules use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from tercet.frontend.graph import Node
+from tercet.frontend.lowering import Lowering
+from tercet.frontend.values import Known, Secret, Value
+
+#: (context, node, operands) -> results, one for each output of the node.
+Rule: TypeAlias = Callable[[Lowering, Node, Sequence[Value]], Sequence[Value]]
+
+
+def secret(low: Lowering, node: Node, value: Value) -> Secret:
+    """Return ``value`` if it is a secret number, else refuse ``node``."""
+    if not isinstance(value, Secret):
+        raise low.unsupported(node.name, "with a secret second operand")
+    if value.bit:
+        raise low.unsupported(node.name, "on the result of a comparison")
+    return value
+
+
+def integers(low: Lowering, node: Node, values: Sequence[Value]) -> list[int]:
+    """Return known indices as integers, else refuse ``node``."""
+    result = []
+    for value in values:
+        if not isinstance(value, Known):
+            raise low.unsupported(node.name)
+        result.append(int(value.array.reshape(())))
+    return result
+
+
+def merge(extents: Sequence[int]) -> int:
+    """Return the extent of several axes merged into one."""
+    return math.prod(extents)

@@ -1,0 +1,58 @@
+"""Running a program on a batch of requests: joining rows, slicing, releasing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tercet.program.program import Program, Role
+from tercet.program.types import bind_shape
+from tercet.protocol.base import Share
+from tercet.protocol.replicated.sharing import OutputPart, Summand, expand
+from tercet.runtime.interpreter import run
+from tercet.runtime.release import reveal
+from tercet.runtime.session import Measure, Session
+
+#: Rows that one slice takes at most: bounds the memory of a run.
+SLICE_ROWS = 64
+INPUT_NAME = "input"
+
+
+def run_batch(
+    session: Session,
+    program: Program,
+    model: Mapping[str, Share],
+    requests: Sequence[tuple[int, tuple[Summand, Summand]]],
+    timeout: float,
+) -> tuple[list[OutputPart], Measure]:
+    """Run ``program`` on all rows of all requests together and return a part for each request.
+
+    Args:
+        session: a fresh session.
+        program: a verified program.
+        model: shares (or public arrays) of all inputs but the client's.
+        requests: ``(rows, summand pair)`` of each.
+        timeout: seconds to wait for any single message.
+
+    Raises:
+        IntegrityError: if a request's shares do not have the program's input shape.
+        TransportError: if a worker is lost.
+    """
+    ((number, given),) = program.named(Role.INPUT)
+    shape = given.type.shape
+    shares = [expand(pair, INPUT_NAME, bind_shape(shape, rows)) for rows, pair in requests]
+    columns = tuple(np.concatenate(c) for c in zip(*(s.parts for s in shares), strict=True))
+    total = sum(rows for rows, _ in requests)
+    slices = []
+    for piece, start in enumerate(range(0, total, SLICE_ROWS)):
+        part = Share(tuple(c[start : start + SLICE_ROWS] for c in columns))
+        inputs = {**model, program.inputs[number].name: part}
+        slices.append(run(program, session.protocol(piece), inputs, part.shape[0]))
+    results, measure = session.run(slices, timeout)
+    joined = tuple(np.concatenate(c) for c in zip(*(r.parts for r in results), strict=True))
+    parts, start = [], 0
+    for rows, _ in requests:
+        parts.append(reveal(Share(tuple(j[start : start + rows] for j in joined))))
+        start += rows
+    return parts, measure

@@ -1,0 +1,172 @@
+"""The client's side of a prediction: encode, split, send, check, recombine, decode."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tercet.crypto.identity import Identity
+from tercet.crypto.prg import fresh
+from tercet.errors import InputError, IntegrityError
+from tercet.program.types import Shape, bind_shape, format_dim
+from tercet.protocol.replicated.sharing import Summand, combine, deal
+from tercet.ring.fixed import decode, encode
+from tercet.runtime.batch import INPUT_NAME
+from tercet.service.config import WORKERS, ClusterConfig
+from tercet.service.connection import Connection
+from tercet.service.messages import (
+    REQUEST_ID_BYTES,
+    Answer,
+    Describe,
+    Description,
+    Predict,
+)
+
+#: Rows of one request; more are sent as several.
+REQUEST_ROWS = 4096
+#: Seconds to wait for the workers to describe a model, and to answer a request.
+DESCRIBE_TIMEOUT = 10.0
+REQUEST_TIMEOUT = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCost:
+    """What the latest prediction took.
+
+    ``seconds`` from call to return; ``compute_seconds`` of that at the slowest worker's data
+    plane; payload ``bytes`` between the workers; ``rounds`` of a slice; ``upload_bytes`` of shares.
+    """
+
+    seconds: float
+    compute_seconds: float
+    bytes: int
+    rounds: int
+    upload_bytes: int
+
+
+class Client:
+    """Asks models that three workers hold in shares. One thread at a time.
+
+    Close it, or use it in a ``with`` statement.
+    """
+
+    def __init__(self, cluster: ClusterConfig, identity: Identity) -> None:
+        self._connection = Connection(cluster, identity)
+        self._known: dict[str, Description] = {}
+        self.last_cost: RequestCost | None = None
+        self.last_shares: tuple[tuple[Summand, Summand], ...] = ()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._connection.close()
+
+    def describe(self, name: str) -> Description:
+        """Return what the workers say of model ``name``: shapes, policy, what is used of it.
+
+        Raises:
+            NotFoundError: if there is no such model.
+            IntegrityError: if the workers say different things.
+            TransportError: if a worker cannot be reached.
+        """
+        answers = self._connection.ask_all(
+            "/v1/describe", [Describe(name)] * WORKERS, Description, DESCRIBE_TIMEOUT
+        )
+        if len({(a.id, a.program_digest, a.input_shape, a.output_shape) for a in answers}) != 1:
+            raise IntegrityError(
+                f"the workers hold different models under {name!r}",
+                "Its owner should remove and share it again",
+            )
+        self._known[name] = answers[0]
+        return answers[0]
+
+    def predict(self, name: str, inputs: ArrayLike) -> NDArray[np.float32]:
+        """Return the model's outputs for ``inputs``, which no worker sees.
+
+        Args:
+            name: the model, or ``owner/name``.
+            inputs: real numbers of shape (rows, ...) as the model takes them; any float or
+                integer type.
+
+        Returns:
+            float32 array of shape (rows, ...).
+
+        Raises:
+            InputError: for a wrong shape, type or value; nothing was sent then.
+            NotFoundError, RefusedError: if there is no such model or its policy says no.
+            TransportError, WorkerError: if a worker is missing or fails.
+            IntegrityError: if a worker tampers or the workers disagree.
+        """
+        started = time.perf_counter()
+        model = self._known.get(name) or self.describe(name)
+        values = check_input(inputs, model.input_shape, name)
+        words = encode(values, model.scale, "input")
+        results: list[NDArray[np.float64]] = []
+        answers: list[Answer] = []
+        upload = 0
+        for start in range(0, len(words), REQUEST_ROWS):
+            part = words[start : start + REQUEST_ROWS]
+            shares = deal({INPUT_NAME: part})
+            upload += sum(len(a) for p in shares for s in p for a in s.arrays.values())
+            request = fresh(REQUEST_ID_BYTES)
+            bodies = [
+                Predict(request, model.id, model.program_digest, len(part), pair)
+                for pair in shares
+            ]
+            self.last_shares = shares
+            answered = self._connection.ask_all("/v1/predict", bodies, Answer, REQUEST_TIMEOUT)
+            shape = bind_shape(model.output_shape, len(part))
+            results.append(decode(combine([a.part for a in answered], shape), model.scale))
+            answers += answered
+        self.last_cost = _cost(time.perf_counter() - started, answers, upload)
+        return np.concatenate(results).astype(np.float32)
+
+
+def check_input(inputs: ArrayLike, shape: Shape, name: str) -> NDArray[Any]:
+    """Return ``inputs`` as an array of real numbers that fits the model's input ``shape``.
+
+    Raises:
+        InputError: naming what was expected.
+    """
+    try:
+        values = np.asarray(inputs)
+    except ValueError:
+        raise InputError(
+            "the input is not an array: its rows have different shapes",
+            "Give a list of equally shaped rows, or a NumPy array",
+        ) from None
+    if values.dtype.kind not in "fiub":
+        raise InputError(
+            f"the input has dtype {values.dtype}", "Give real numbers: floats or integers"
+        )
+    wanted = " x ".join(format_dim(d) for d in shape)
+    if values.ndim != len(shape) or values.shape[1:] != tuple(shape[1:]):
+        hint = "Check the shape"
+        if values.shape == tuple(shape[1:]):
+            hint = "Add the batch axis: x[None]"
+        raise InputError(
+            f"the input has shape {values.shape}, but model {name!r} takes {wanted}", hint
+        )
+    if len(values) == 0:
+        raise InputError("the input has no rows", "Give at least one row")
+    return values
+
+
+def _cost(seconds: float, answers: Sequence[Answer], upload: int) -> RequestCost:
+    return RequestCost(
+        seconds,
+        max(a.seconds for a in answers),
+        sum(a.bytes_sent for a in answers),
+        max(a.rounds for a in answers),
+        upload,
+    )

@@ -1,0 +1,162 @@
+"""A caller's connections to the three workers: mutual TLS, each pinned to one certificate."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+import aiohttp
+import msgspec
+
+from tercet.crypto.identity import Identity
+from tercet.errors import TercetError, TransportError, WorkerError
+from tercet.net.tls import client_context, explain
+from tercet.service.config import ClusterConfig, WorkerEntry, split_address
+from tercet.service.failures import to_error
+from tercet.service.messages import Failure, decode, encode
+from tercet.service.portal import Portal
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT = 5.0
+
+
+class Connection:
+    """Connections of one identity to one cluster. Close it, or use it in a ``with`` statement."""
+
+    def __init__(self, cluster: ClusterConfig, identity: Identity) -> None:
+        self.cluster = cluster
+        self.identity = identity
+        self._portal = Portal()
+        self._sessions: list[aiohttp.ClientSession] = []
+        self._owner: asyncio.AbstractEventLoop | None = None
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        if self._sessions and not self._portal.forked:
+            self._portal.call(self._close())
+        self._sessions = []
+        self._portal.close()
+
+    def ask_all(
+        self, path: str, bodies: Sequence[object], kind: type[T], timeout: float
+    ) -> list[T]:
+        """Post one body to each worker at the same time and return their answers in order.
+
+        Args:
+            path: route on the workers.
+            bodies: a structure for each worker.
+            kind: type of the answers.
+            timeout: seconds in all.
+
+        Raises:
+            TransportError: if a worker cannot be reached; names its address.
+            TercetError: what a worker answered, the most telling one if several did.
+        """
+        results = self._portal.call(self._ask_all(path, bodies, kind, timeout))
+        errors = [r for r in results if isinstance(r, BaseException)]
+        if errors:
+            raise most_telling(errors)
+        return [r for r in results if not isinstance(r, BaseException)]
+
+    def ask_each(
+        self, path: str, bodies: Sequence[object], kind: type[T], timeout: float
+    ) -> list[T | BaseException]:
+        """Do the same as ``ask_all`` but return errors in the places of their workers."""
+        return self._portal.call(self._ask_all(path, bodies, kind, timeout))
+
+    async def _ask_all(
+        self, path: str, bodies: Sequence[object], kind: type[T], timeout: float
+    ) -> list[T | BaseException]:
+        await self._open()
+        asks: list[Coroutine[Any, Any, T]] = [
+            self._ask(i, path, body, kind, timeout) for i, body in enumerate(bodies)
+        ]
+        return await asyncio.gather(*asks, return_exceptions=True)
+
+    async def _ask(self, index: int, path: str, body: object, kind: type[T], timeout: float) -> T:
+        entry = self.cluster.worker[index]
+        limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT)
+        try:
+            async with self._sessions[index].post(
+                path, data=encode(body), timeout=limits
+            ) as response:
+                answer = await response.read()
+        except TimeoutError as error:
+            what = "accept a connection" if isinstance(error, aiohttp.ConnectionTimeoutError) else (
+                "answer in time"
+            )
+            raise TransportError(
+                f"worker {entry.name} at {entry.address} did not {what}",
+                "See `tercet status` and that worker's log",
+            ) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise _unreachable(entry, error) from None
+        if response.status == 200:
+            return decode(answer, kind)
+        try:
+            failure = msgspec.msgpack.decode(answer, type=Failure)
+        except msgspec.DecodeError:
+            raise WorkerError(
+                f"worker {entry.name} answered with HTTP status {response.status}",
+                "Use the same version of Tercet on both sides",
+            ) from None
+        raise to_error(failure)
+
+    async def _open(self) -> None:
+        if self._sessions and not self._sessions[0].closed and self._owner is _loop():
+            return
+        self._owner = _loop()
+        self._sessions = []
+        for entry in self.cluster.worker:
+            host, port = split_address(entry.address)
+            host = f"[{host}]" if ":" in host else host
+            self._sessions.append(
+                aiohttp.ClientSession(
+                    f"https://{host}:{port}",
+                    connector=aiohttp.TCPConnector(
+                        ssl=client_context(self.identity, entry.identity)
+                    ),
+                    trust_env=False,
+                )
+            )
+
+    async def _close(self) -> None:
+        await asyncio.gather(*(s.close() for s in self._sessions))
+
+
+def most_telling(errors: Sequence[BaseException]) -> BaseException:
+    """Return the error that says most about the cause.
+
+    A worker that is gone makes the others complain of it; a refusal beats what follows from it.
+    """
+    def rank(error: BaseException) -> int:
+        if not isinstance(error, TercetError):
+            return 0
+        return 2 if type(error) in (TransportError, WorkerError) else 1
+
+    return min(errors, key=rank)
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    return asyncio.get_running_loop()
+
+
+def _unreachable(entry: WorkerEntry, error: BaseException) -> TransportError:
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    if isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.os_error
+    reason = explain(cause)
+    if isinstance(cause, ConnectionRefusedError):
+        reason = "connection refused"
+    return TransportError(
+        f"worker {entry.name} at {entry.address} cannot be reached: {reason}",
+        "Start it, or check its address and certificate in cluster.toml",
+    )

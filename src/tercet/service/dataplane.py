@@ -1,0 +1,167 @@
+"""The data-plane process of a worker: holds the links and the shares, runs sessions in order.
+
+Started by the control process with inherited pipes on standard input and output and, for workers
+1 and 2, the listening socket of the data port. Ends when its input does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tercet.crypto.identity import Identity, PublicIdentity
+from tercet.errors import TercetError, WorkerError
+from tercet.net.link import TlsTransport
+from tercet.net.sockets import from_fd
+from tercet.program.program import Program
+from tercet.program.verify import decode as decode_program
+from tercet.protocol.base import Share
+from tercet.runtime.batch import run_batch
+from tercet.runtime.session import Session
+from tercet.service.failures import to_failure
+from tercet.service.messages import (
+    Command,
+    Done,
+    Event,
+    Failed,
+    Job,
+    Links,
+    Load,
+    Unload,
+    encode,
+)
+from tercet.service.pipe import read_message, write_message
+from tercet.service.registry import load_shares
+
+_log = logging.getLogger("tercet.dataplane")
+
+#: Seconds to wait for one message of a peer before a session is given up.
+MESSAGE_TIMEOUT = 30.0
+_LINK_CHECK = 0.1
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """Where another worker's data port is, and whose key it must hold."""
+
+    index: int
+    host: str
+    port: int
+    certificate: str
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """The first message: who this worker is."""
+
+    index: int
+    name: str
+    certificate: str
+    key: str
+    peers: list[Peer]
+    listen_fd: int
+
+
+class DataPlane:
+    """Loads models and runs jobs, one at a time, in the order in which they come."""
+
+    def __init__(self, setup: Setup, transport: TlsTransport) -> None:
+        self._name = setup.name
+        self._transport = transport
+        self._models: dict[bytes, tuple[Program, dict[str, Share | NDArray[np.uint64]]]] = {}
+        self._lock = threading.Lock()
+        self._output = os.fdopen(os.dup(1), "wb")
+        # Nothing else may write where the control process reads messages.
+        os.dup2(2, 1)
+
+    def serve(self) -> None:
+        """Obey the control process until it closes the pipe."""
+        threading.Thread(target=self._report_links, daemon=True).start()
+        while (message := read_message(sys.stdin.buffer)) is not None:
+            command = msgspec.msgpack.decode(message, type=Command)
+            if isinstance(command, Load):
+                self._load(command)
+            elif isinstance(command, Unload):
+                self._models.pop(command.model, None)
+            else:
+                self._tell(self._run(command))
+
+    def _load(self, command: Load) -> None:
+        program = decode_program(command.program)
+        try:
+            self._models[command.model] = (program, load_shares(Path(command.path), program))
+        except TercetError as error:
+            _log.error("model %s: %s", command.model.hex()[:8], error)
+
+    def _run(self, job: Job) -> Done | Failed:
+        if job.model not in self._models:
+            reason = WorkerError("the model's shares are not loaded", "See the worker's log")
+            return Failed(job.number, to_failure(reason))
+        program, model = self._models[job.model]
+        try:
+            session = Session(self._transport, job.nonces, program.digest())
+            try:
+                parts, measure = run_batch(session, program, model, job.requests, MESSAGE_TIMEOUT)
+            except BaseException as error:
+                session.abort(f"{type(error).__name__} at {self._name}")
+                raise
+            finally:
+                session.close()
+        except TercetError as error:
+            _log.warning("job %d failed: %s", job.number, error)
+            return Failed(job.number, to_failure(error))
+        except Exception as error:  # whatever it is, the caller must hear of it
+            _log.exception("job %d failed", job.number)
+            return Failed(job.number, to_failure(error))
+        return Done(job.number, parts, measure.seconds, measure.bytes_sent, measure.rounds)
+
+    def _tell(self, event: Event) -> None:
+        with self._lock:
+            write_message(self._output, encode(event))
+
+    def _report_links(self) -> None:
+        told: set[int] | None = None
+        pause = threading.Event()
+        while True:
+            now = self._transport.connected()
+            if now != told:
+                try:
+                    self._tell(Links(sorted(now)))
+                except OSError:
+                    return
+                told = now
+            pause.wait(_LINK_CHECK)
+
+
+def main() -> None:
+    """Run the data-plane process."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    message = read_message(sys.stdin.buffer)
+    if message is None:
+        return
+    setup = msgspec.msgpack.decode(message, type=Setup)
+    transport = TlsTransport(
+        setup.index,
+        Identity.load(setup.certificate, setup.key),
+        {
+            p.index: (p.host, p.port, PublicIdentity.from_pem(p.certificate))
+            for p in setup.peers
+        },
+        from_fd(setup.listen_fd),
+    )
+    transport.start()
+    try:
+        DataPlane(setup, transport).serve()
+    finally:
+        transport.close()
+
+
+if __name__ == "__main__":
+    main()

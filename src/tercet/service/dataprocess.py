@@ -1,0 +1,150 @@
+"""The control process's handle on its data-plane process: starts it, feeds it, restarts it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable
+
+import msgspec
+
+from tercet.errors import WorkerError
+from tercet.service.dataplane import Setup
+from tercet.service.failures import to_error
+from tercet.service.messages import Command, Done, Event, Failed, Job, Links, Load, encode
+from tercet.service.pipe import HEADER, frame, message_size
+
+_log = logging.getLogger("tercet.worker")
+
+_RESTART_PAUSE = 0.5
+
+
+class DataProcess:
+    """Runs jobs in the order of ``submit``.
+
+    ``models`` returns what a new process must load; ``links_changed`` is told of the connected
+    peers.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        models: Callable[[], list[Load]],
+        links_changed: Callable[[set[int]], None],
+    ) -> None:
+        self._setup = setup
+        self._models = models
+        self._links_changed = links_changed
+        self._process: asyncio.subprocess.Process | None = None
+        self._jobs: dict[int, asyncio.Future[Done]] = {}
+        self._number = 0
+        self._watcher: asyncio.Task[None] | None = None
+        self.connected: set[int] = set()
+
+    async def start(self) -> None:
+        """Start the process."""
+        await self._spawn()
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """End the process: it goes when its input ends, or is killed after 5 s."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        if self._process is not None and self._process.returncode is None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            try:
+                await asyncio.wait_for(self._process.wait(), 5)
+            except TimeoutError:
+                self._process.kill()
+                await self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        """Process id, for status and for tests."""
+        assert self._process is not None
+        return self._process.pid
+
+    def send(self, command: Command) -> None:
+        """Pass a command on.
+
+        Raises:
+            WorkerError: if the process is not there.
+        """
+        process = self._process
+        if process is None or process.stdin is None or process.stdin.is_closing():
+            raise _gone()
+        message = encode(command)
+        process.stdin.write(frame(message))
+        process.stdin.write(message)
+
+    def submit(self, job: Job) -> asyncio.Future[Done]:
+        """Queue a job (its number is set here); the future fails if the job does."""
+        self._number += 1
+        future: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+        try:
+            self.send(msgspec.structs.replace(job, number=self._number))
+        except WorkerError as error:
+            future.set_exception(error)
+        else:
+            self._jobs[self._number] = future
+        return future
+
+    async def _spawn(self) -> None:
+        fds = (self._setup.listen_fd,)
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tercet.service.dataplane",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=fds,
+        )
+        assert self._process.stdin is not None
+        setup = encode(self._setup)
+        self._process.stdin.write(frame(setup))
+        self._process.stdin.write(setup)
+        for model in self._models():
+            self.send(model)
+
+    async def _watch(self) -> None:
+        while True:
+            assert self._process is not None
+            assert self._process.stdout is not None
+            try:
+                await self._read(self._process.stdout)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                code = await self._process.wait()
+                _log.error("data-plane process ended with code %s; starting another", code)
+            self._links(set())
+            jobs, self._jobs = self._jobs, {}
+            for future in jobs.values():
+                if not future.done():
+                    future.set_exception(_gone())
+            await asyncio.sleep(_RESTART_PAUSE)
+            await self._spawn()
+
+    async def _read(self, output: asyncio.StreamReader) -> None:
+        while True:
+            size = message_size(await output.readexactly(HEADER.size))
+            event = msgspec.msgpack.decode(await output.readexactly(size), type=Event)
+            if isinstance(event, Links):
+                self._links(set(event.connected))
+                continue
+            future = self._jobs.pop(event.number, None)
+            if future is None or future.done():
+                continue
+            if isinstance(event, Failed):
+                future.set_exception(to_error(event.reason))
+            else:
+                future.set_result(event)
+
+    def _links(self, connected: set[int]) -> None:
+        self.connected = connected
+        self._links_changed(connected)
+
+
+def _gone() -> WorkerError:
+    return WorkerError("the worker's data plane stopped", "It restarts by itself: try again")

@@ -1,0 +1,151 @@
+"""The control plane over HTTPS: routes, who may call them, and errors without tracebacks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from aiohttp import web
+
+from tercet.crypto.identity import PublicIdentity
+from tercet.errors import RefusedError, SecurityError, TercetError
+from tercet.net.tls import peer_identity
+from tercet.service.failures import http_status, to_failure
+from tercet.service.messages import (
+    Describe,
+    ModelRef,
+    Predict,
+    Prepare,
+    SetPolicy,
+    decode,
+    encode,
+)
+from tercet.service.peers import PATH
+from tercet.service.worker import Worker
+
+_log = logging.getLogger("tercet.worker")
+
+#: Largest body: a sharing of a model of some 10^8 parameters.
+MAX_BODY = 2 << 30
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Gate:
+    """Who may ask for what: the workers, the accepted owners and the accepted clients."""
+
+    def __init__(
+        self,
+        workers: Sequence[PublicIdentity],
+        owners: Sequence[PublicIdentity],
+        clients: Sequence[PublicIdentity],
+    ) -> None:
+        self.workers = list(workers)
+        self.owners = list(owners)
+        self.clients = list(clients)
+
+    @property
+    def all(self) -> list[PublicIdentity]:
+        """Everybody that TLS should let in."""
+        return list(dict.fromkeys((*self.workers, *self.owners, *self.clients)))
+
+    def caller(self, request: web.Request, role: Sequence[PublicIdentity]) -> PublicIdentity:
+        """Return who is asking, if it is one of ``role``.
+
+        Raises:
+            RefusedError: if it is not.
+        """
+        ssl_object = request.get_extra_info("ssl_object")
+        try:
+            return peer_identity(ssl_object, role)
+        except SecurityError as error:
+            raise RefusedError(f"not allowed: {error.message}", error.remedy) from None
+
+
+def application(worker: Worker, gate: Gate) -> web.Application:
+    """Return the application of one worker."""
+
+    async def status(request: web.Request) -> object:
+        gate.caller(request, gate.all)
+        return worker.status()
+
+    async def describe(request: web.Request) -> object:
+        gate.caller(request, [*gate.clients, *gate.owners])
+        return worker.describe(decode(await request.read(), Describe).name)
+
+    async def prepare(request: web.Request) -> object:
+        owner = gate.caller(request, gate.owners)
+        await worker.prepare(owner, decode(await request.read(), Prepare))
+        return None
+
+    async def commit(request: web.Request) -> object:
+        owner = gate.caller(request, gate.owners)
+        return worker.commit(owner, decode(await request.read(), ModelRef).id)
+
+    async def serve(request: web.Request) -> object:
+        owner = gate.caller(request, gate.owners)
+        asked = decode(await request.read(), SetPolicy)
+        return worker.set_policy(owner, asked.name, asked.policy)
+
+    async def stop(request: web.Request) -> object:
+        owner = gate.caller(request, gate.owners)
+        return worker.stop_serving(owner, decode(await request.read(), ModelRef).name)
+
+    async def remove(request: web.Request) -> object:
+        owner = gate.caller(request, gate.owners)
+        worker.remove(owner, decode(await request.read(), ModelRef).name)
+        return None
+
+    async def predict(request: web.Request) -> object:
+        client = gate.caller(request, gate.clients)
+        return await worker.predict(client, decode(await request.read(), Predict))
+
+    async def peer(request: web.Request) -> web.StreamResponse:
+        other = gate.caller(request, gate.workers)
+        index = next(i for i, w in enumerate(gate.workers) if w == other)
+        if index >= worker.index:
+            raise RefusedError("the lower index dials", "Give everybody the same cluster.toml")
+        return await worker.links.accept(index, request)
+
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors])
+    app.router.add_get(PATH, peer)
+    for path, handler in (
+        ("/v1/status", status),
+        ("/v1/describe", describe),
+        ("/v1/share/prepare", prepare),
+        ("/v1/share/commit", commit),
+        ("/v1/serve", serve),
+        ("/v1/stop", stop),
+        ("/v1/remove", remove),
+        ("/v1/predict", predict),
+    ):
+        app.router.add_post(path, _reply(handler))
+    return app
+
+
+def _reply(handler: Callable[[web.Request], Awaitable[object]]) -> Handler:
+    async def run(request: web.Request) -> web.StreamResponse:
+        return web.Response(
+            body=encode(await handler(request)), content_type="application/msgpack"
+        )
+
+    return run
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every exception into a ``Failure``; nothing else of it leaves the process."""
+    try:
+        return await handler(request)
+    except (web.HTTPException, asyncio.CancelledError):
+        raise
+    except TercetError as error:
+        _log.info("refused %s: %s", request.path, error.message)
+        failure = to_failure(error)
+    except Exception as error:  # whatever it is, the caller must get an answer
+        _log.exception("error in %s", request.path)
+        failure = to_failure(error)
+    return web.Response(
+        status=http_status(failure), body=encode(failure), content_type="application/msgpack"
+    )

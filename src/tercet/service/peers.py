@@ -1,0 +1,160 @@
+"""The control links between workers: one WebSocket a pair, inside mutual TLS.
+
+The lower index dials and keeps dialling. Messages on one link stay in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import aiohttp
+import msgspec
+from aiohttp import web
+
+from tercet.crypto.identity import Identity
+from tercet.errors import TransportError
+from tercet.net.tls import client_context, explain
+from tercet.service.config import WorkerEntry, split_address
+from tercet.service.messages import PeerMessage, encode
+
+_log = logging.getLogger("tercet.worker")
+
+PATH = "/v1/peer"
+_HEARTBEAT = 2.0
+_MAX_MESSAGE = 1 << 20
+_PAUSE = 0.2
+
+Socket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
+
+
+class PeerLinks:
+    """This worker's control links.
+
+    Args:
+        index: this worker.
+        identity: its key.
+        entries: all three workers.
+        received: called with each message, in order of arrival from one peer.
+        changed: called when a link comes (True) or goes (False).
+    """
+
+    def __init__(
+        self,
+        index: int,
+        identity: Identity,
+        entries: list[WorkerEntry],
+        received: Callable[[int, PeerMessage], None],
+        changed: Callable[[int, bool], None],
+    ) -> None:
+        self._index = index
+        self._identity = identity
+        self._entries = entries
+        self._received = received
+        self._changed = changed
+        self._sockets: dict[int, Socket] = {}
+        self._outbox: dict[int, asyncio.Queue[bytes]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def connected(self) -> set[int]:
+        """The peers with a standing link."""
+        return set(self._sockets)
+
+    def start(self) -> None:
+        """Begin to dial the workers of higher index."""
+        for peer in range(self._index + 1, len(self._entries)):
+            self._tasks.append(asyncio.create_task(self._dial(peer)))
+
+    async def stop(self) -> None:
+        """Close all links."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for socket in list(self._sockets.values()):
+            await socket.close()
+
+    def send(self, peer: int, message: PeerMessage) -> None:
+        """Queue a message.
+
+        Raises:
+            TransportError: if the peer is not connected.
+        """
+        if peer not in self._sockets:
+            entry = self._entries[peer]
+            raise TransportError(
+                f"worker {entry.name} ({entry.address}) is not connected",
+                "Try again when it is back (`tercet status`)",
+            )
+        self._outbox[peer].put_nowait(encode(message))
+
+    async def accept(self, peer: int, request: web.Request) -> web.WebSocketResponse:
+        """Serve the link that a worker of lower index has dialled."""
+        socket = web.WebSocketResponse(heartbeat=_HEARTBEAT, max_msg_size=_MAX_MESSAGE)
+        await socket.prepare(request)
+        await self._run(peer, socket)
+        return socket
+
+    async def _dial(self, peer: int) -> None:
+        entry = self._entries[peer]
+        host, port = split_address(entry.address)
+        host = f"[{host}]" if ":" in host else host
+        context = client_context(self._identity, entry.identity)
+        told = ""
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=context), trust_env=False
+        ) as session:
+            while True:
+                try:
+                    socket = await session.ws_connect(
+                        f"https://{host}:{port}{PATH}",
+                        heartbeat=_HEARTBEAT,
+                        max_msg_size=_MAX_MESSAGE,
+                    )
+                except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+                    if (reason := explain(cause)) != told:
+                        _log.warning("no link to %s (%s): %s", entry.name, entry.address, reason)
+                        told = reason
+                else:
+                    told = ""
+                    await self._run(peer, socket)
+                await asyncio.sleep(_PAUSE)
+
+    async def _run(self, peer: int, socket: Socket) -> None:
+        old = self._sockets.get(peer)
+        if old is not None:
+            await old.close()
+        self._sockets[peer] = socket
+        self._outbox[peer] = asyncio.Queue()
+        writer = asyncio.create_task(self._write(socket, self._outbox[peer]))
+        _log.info("control link to %s stands", self._entries[peer].name)
+        self._changed(peer, True)
+        try:
+            async for message in socket:
+                if message.type is not aiohttp.WSMsgType.BINARY:
+                    break
+                try:
+                    decoded = msgspec.msgpack.decode(message.data, type=PeerMessage)
+                except msgspec.DecodeError as error:
+                    _log.error("malformed message of %s: %s", self._entries[peer].name, error)
+                    break
+                self._received(peer, decoded)
+        finally:
+            writer.cancel()
+            if self._sockets.get(peer) is socket:
+                del self._sockets[peer]
+                _log.warning("control link to %s is gone", self._entries[peer].name)
+                self._changed(peer, False)
+            await socket.close()
+
+    @staticmethod
+    async def _write(socket: Socket, outbox: asyncio.Queue[bytes]) -> None:
+        try:
+            while True:
+                await socket.send_bytes(await outbox.get())
+        except (ConnectionError, aiohttp.ClientError, RuntimeError):
+            await socket.close()
+
+
