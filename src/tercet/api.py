@@ -142,4 +142,3 @@ def remove(name: str, cluster: Cluster) -> None:
 def connect(cluster: Cluster) -> Client:
     """Return a client of the cluster's models."""
     return Client(cluster.config, cluster.client)
-

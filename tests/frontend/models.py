@@ -19,7 +19,7 @@ def randomise(model: keras.Model, seed: int = 7) -> keras.Model:
             numbers = rng.normal(0, 0.4, variable.shape)
             if "variance" in variable.path:
                 numbers = np.abs(numbers) + 0.5
-            variable.assign(numbers)
+            variable.assign(numbers.astype(np.float32))
     return model
 
 
@@ -67,6 +67,12 @@ def nested() -> keras.Model:
     x = keras.Input((6,))
     y = shared(inner(shared(L.Dense(4)(x))))
     return randomise(keras.Model(x, L.Dropout(0.5)(y)))
+
+
+def multi_head_attention() -> keras.Model:
+    """Return self-attention as Keras has it."""
+    x = keras.Input((5, 6))
+    return randomise(keras.Model(x, L.MultiHeadAttention(2, 3)(x, x)))
 
 
 @keras.saving.register_keras_serializable("tercet_tests")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import keras
 import numpy as np
 import pytest
 from keras import layers as L  # noqa: N812
 
-from frontend.evaluate import evaluate
-from frontend.models import (
+from tests.frontend.evaluate import evaluate
+from tests.frontend.models import (
     Attention,
     Clipped,
     Token,
     joined,
+    multi_head_attention,
     nested,
     one_layer,
     post_cnn,
@@ -34,7 +36,9 @@ LAYERS: dict[str, Callable[[], keras.Model]] = {
     "dense without bias": lambda: one_layer((6,), L.Dense(3, use_bias=False)),
     "dense on rows": lambda: one_layer((5, 6), L.Dense(3)),
     "dense softmax": lambda: one_layer((6,), L.Dense(3, activation="softmax")),
-    "einsum dense": lambda: one_layer((5, 6), L.EinsumDense("abc,cde->abde", (5, 2, 3), bias_axes="de")),
+    "einsum dense": lambda: one_layer(
+        (5, 6), L.EinsumDense("abc,cde->abde", (5, 2, 3), bias_axes="de")
+    ),
     "conv1d": lambda: one_layer(SERIES, L.Conv1D(3, 3)),
     "conv1d causal dilated": lambda: one_layer(
         SERIES, L.Conv1D(3, 3, padding="causal", dilation_rate=2)
@@ -49,9 +53,7 @@ LAYERS: dict[str, Callable[[], keras.Model]] = {
     "conv3d": lambda: one_layer(VOLUME, L.Conv3D(3, 2)),
     "conv1d transpose": lambda: one_layer(SERIES, L.Conv1DTranspose(3, 3, 2)),
     "conv2d transpose": lambda: one_layer(IMAGE, L.Conv2DTranspose(3, 3, 2)),
-    "conv2d transpose same": lambda: one_layer(
-        IMAGE, L.Conv2DTranspose(3, 3, 2, padding="same")
-    ),
+    "conv2d transpose same": lambda: one_layer(IMAGE, L.Conv2DTranspose(3, 3, 2, padding="same")),
     "conv2d transpose cropped": lambda: one_layer(
         IMAGE, L.Conv2DTranspose(3, 1, 3, padding="same")
     ),
@@ -73,9 +75,7 @@ LAYERS: dict[str, Callable[[], keras.Model]] = {
     "global average 1d": lambda: one_layer(SERIES, L.GlobalAveragePooling1D()),
     "global max": lambda: one_layer(IMAGE, L.GlobalMaxPooling2D(keepdims=True)),
     "batch norm": lambda: one_layer(IMAGE, L.BatchNormalization()),
-    "batch norm plain": lambda: one_layer(
-        (6,), L.BatchNormalization(scale=False, center=False)
-    ),
+    "batch norm plain": lambda: one_layer((6,), L.BatchNormalization(scale=False, center=False)),
     "normalization": lambda: one_layer(
         (3,), L.Normalization(mean=[0.1, 0.2, 0.3], variance=[1.0, 2.0, 0.5])
     ),
@@ -95,7 +95,6 @@ LAYERS: dict[str, Callable[[], keras.Model]] = {
     "linear": lambda: one_layer((6,), L.Dense(3), L.Activation("linear")),
     "softmax": lambda: one_layer((6,), L.Softmax()),
     "softmax of another axis": lambda: one_layer((4, 4), L.Softmax(axis=1)),
-    "softmax of two axes": lambda: one_layer((3, 4, 2), L.Softmax(axis=(1, 3))),
     "add": lambda: joined(lambda a, b: L.Add()([a, b])),
     "subtract": lambda: joined(lambda a, b: L.Subtract()([a, b])),
     "multiply": lambda: joined(lambda a, b: L.Multiply()([a, b])),
@@ -115,9 +114,7 @@ LAYERS: dict[str, Callable[[], keras.Model]] = {
     "zero padding 1d": lambda: one_layer(SERIES, L.ZeroPadding1D(2)),
     "cropping": lambda: one_layer(IMAGE, L.Cropping2D(((1, 2), (0, 3)))),
     "upsampling": lambda: one_layer(IMAGE, L.UpSampling2D(2)),
-    "upsampling bilinear": lambda: one_layer(
-        IMAGE, L.UpSampling2D(2, interpolation="bilinear")
-    ),
+    "upsampling bilinear": lambda: one_layer(IMAGE, L.UpSampling2D(2, interpolation="bilinear")),
     "upsampling 1d": lambda: one_layer(SERIES, L.UpSampling1D(3)),
     "time distributed": lambda: one_layer(SERIES, L.TimeDistributed(L.Dense(3))),
     "training only": lambda: one_layer(
@@ -127,18 +124,14 @@ LAYERS: dict[str, Callable[[], keras.Model]] = {
     "clipped": lambda: one_layer((6,), Clipped()),
     "token": lambda: one_layer((5, 6), Token()),
     "attention": lambda: one_layer((5, 6), Attention()),
-    "multi-head attention": lambda: _attention(),
-    "half precision": lambda: one_layer((6,), L.Dense(3, dtype="mixed_bfloat16", activation="relu")),
+    "multi-head attention": multi_head_attention,
+    "half precision": lambda: one_layer(
+        (6,), L.Dense(3, dtype="mixed_bfloat16", activation="relu")
+    ),
     "post's cnn": post_cnn,
     "resnet": resnet,
     "nested": nested,
 }
-
-
-def _attention() -> keras.Model:
-    x = keras.Input((5, 6))
-    y = L.MultiHeadAttention(2, 3)(x, x, use_causal_mask=True)
-    return keras.Model(x, y)
 
 
 #: bfloat16 keeps 8 bits, and Keras computes in it; Tercet does not.
@@ -156,11 +149,11 @@ def test_program_computes_the_layer(case: str) -> None:
     assert sorted(traced.arrays) == sorted([*weights, *constants])
     assert all(a.dtype == np.float64 for a in traced.arrays.values())
     tolerance = TOLERANCE.get(case, 1e-4)
+    x = np.random.default_rng(1).normal(0, 1, (5, *model.input_shape[1:])).astype(np.float32)
+    plain = jax.jit(lambda rows: model(rows, training=False))
+    expected = np.asarray(plain(x)).astype(np.float64)
     for batch in (1, 5):
-        x = np.random.default_rng(batch).normal(0, 1, (batch, *model.input_shape[1:]))
-        x = x.astype(np.float32)
-        expected = np.asarray(model(x, training=False)).astype(np.float64)
-        got = evaluate(traced, x)
-        assert got.shape == expected.shape
-        np.testing.assert_allclose(got, expected, atol=tolerance, rtol=tolerance)
+        got = evaluate(traced, x[:batch])
+        assert got.shape == (batch, *expected.shape[1:])
+        np.testing.assert_allclose(got, expected[:batch], atol=tolerance, rtol=tolerance)
     assert all(r.supported for r in supported_layers(model))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tercet.errors import ModelError, ProgramError, UnsupportedOperation
+from tercet.errors import ModelError, ProgramError
 from tercet.frontend.foreign import Foreign
 from tercet.frontend.graph import Graph, Node, Operand, Var, drop_dead, flatten
 from tercet.frontend.known import evaluate
@@ -68,6 +68,7 @@ def trace(
     first, second = (
         lower(graph_of(fn, input_shape, weights, n), weights, naming, scale) for n in SIZES
     )
+    _check_constants(first, second)
     try:
         program = unify(first.program, SIZES[0], second.program, SIZES[1])
         verify(program)
@@ -77,6 +78,25 @@ def trace(
             "Treat every row of the batch alike and return one result for each",
         ) from error
     return Traced(program, first.arrays, name)
+
+
+def _check_constants(first: Lowered, second: Lowered) -> None:
+    """Refuse numbers that depend on the batch size: a program has one number for all sizes."""
+    for name, array in first.arrays.items():
+        if name in second.arrays and not np.array_equal(array, second.arrays[name]):
+            raise _depends(name)
+    for a, b in zip(first.program.instructions, second.program.instructions, strict=False):
+        if a.op == b.op and any(
+            isinstance(value, int) and value != b.attrs.get(key) for key, value in a.attrs.items()
+        ):
+            raise _depends(a.source or "the model")
+
+
+def _depends(where: str) -> ModelError:
+    return ModelError(
+        f"{where} computes with the batch size or mixes the rows of a batch",
+        "Treat every row of the batch alike and return one result for each",
+    )
 
 
 def graph_of(
@@ -98,7 +118,7 @@ class Lowered:
 
     program: Program
     arrays: dict[str, Foreign]
-    refused: list[tuple[str, UnsupportedOperation]] = field(default_factory=list)
+    refused: list[tuple[str, ModelError]] = field(default_factory=list)
 
 
 def lower(
@@ -115,7 +135,7 @@ def lower(
     secret, so that one pass finds all of them; the program is then of no use.
     """
     low = Lowering(scale, dict(naming.kinds), naming.canonical)
-    refused: list[tuple[str, UnsupportedOperation]] = []
+    refused: list[tuple[str, ModelError]] = []
     data, *parameters = graph.arguments
     scope: dict[int, Value] = {
         data.number: Secret(low.builder.input("input", Role.INPUT, data.shape), data.shape)
@@ -134,7 +154,7 @@ def lower(
         low.source = naming.label(node.source)
         try:
             results = _apply(low, node, [read(i) for i in node.inputs])
-        except UnsupportedOperation as error:
+        except ModelError as error:
             if not tolerant:
                 raise
             refused.append((low.source, error))

@@ -79,7 +79,7 @@ def _dispatch(
         if not _on_jax():
             return child(path)
         return here(keras_files.load(path))
-    if type(model).__module__.startswith("tf_keras") or not _is_keras_model(model):
+    if not _is_keras_model(model):
         raise ModelError(
             f"{type(model).__module__}.{type(model).__name__} is no Keras 3 model",
             "Pass a keras.Model or the path of a .keras, .h5 or .hdf5 file",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from tercet.errors import ModelError
@@ -23,9 +26,7 @@ def check_file(path: Path) -> None:
     if path.is_dir():
         raise ModelError(
             f"{path} is a folder, not a model file",
-            "Load it with the framework that wrote it, and "
-            + _SAVE_AGAIN[0].lower()
-            + _SAVE_AGAIN[1:],
+            "Load a SavedModel with TensorFlow, and save it with model.save('model.keras')",
         )
     suffix = path.suffix.lower()
     try:
@@ -49,13 +50,44 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
         raise ModelError(f"{path} is not a .keras file, or is damaged", _SAVE_AGAIN) from error
     if damaged is not None:
         raise ModelError(f"{path} is damaged ({damaged} has a wrong checksum)", _SAVE_AGAIN)
-    missing = {"config.json", "model.weights.h5"} - names
-    if missing:
-        raise ModelError(f"{path} is no Keras model: {sorted(missing)[0]} is missing", _SAVE_AGAIN)
+    if "config.json" not in names:
+        raise ModelError(f"{path} is no Keras model: config.json is missing", _SAVE_AGAIN)
+
+
+def _check_hdf5(path: Path) -> None:
+    """Refuse what Keras's reader of HDF5 may do in silence: run the code of a Lambda layer."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            config = file.attrs.get("model_config")
+            if config is None:
+                raise ModelError(
+                    f"{path} holds weights without an architecture",
+                    "Save the whole model: model.save('model.keras')",
+                )
+            text = config.decode() if isinstance(config, bytes) else str(config)
+        classes = set(_classes(json.loads(text)))
+    except (OSError, RuntimeError, ValueError, KeyError, RecursionError) as error:
+        raise ModelError(f"{path} is not a Keras model, or is damaged", _SAVE_AGAIN) from error
+    if "Lambda" in classes:
+        raise ModelError(f"{path} holds code in a Lambda layer", _remedy("lambda"))
+
+
+def _classes(config: Foreign) -> Iterator[str]:
+    """Yield the name of every class that a configuration asks for."""
+    if isinstance(config, dict):
+        if isinstance(config.get("class_name"), str):
+            yield config["class_name"]
+        for value in config.values():
+            yield from _classes(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _classes(value)
 
 
 def load(path: Path) -> Foreign:
@@ -66,6 +98,8 @@ def load(path: Path) -> Foreign:
     """
     import keras
 
+    if path.suffix.lower() != ".keras":
+        _check_hdf5(path)
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises almost anything on a bad file

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from tercet.errors import ModelError, UnsupportedOperation
+from tercet.errors import ModelError
 from tercet.frontend import jax as tracing
 from tercet.frontend.foreign import Foreign
 from tercet.frontend.reports import LayerReport
@@ -47,7 +47,7 @@ def report_live(model: Foreign) -> list[LayerReport]:
         except Exception as error:
             raise _untraceable(model, error) from error
         lowered = tracing.lower(graph, weights, naming, 16, tolerant=True)
-    refused: dict[str, UnsupportedOperation] = {}
+    refused: dict[str, ModelError] = {}
     for label, refusal in lowered.refused:
         refused.setdefault(label, refusal)
     reports = []
@@ -61,7 +61,7 @@ def report_live(model: Foreign) -> list[LayerReport]:
     return reports
 
 
-def _report(name: str, kind: str, error: UnsupportedOperation | None) -> LayerReport:
+def _report(name: str, kind: str, error: ModelError | None) -> LayerReport:
     if error is None:
         return LayerReport(name, kind, True)
     return LayerReport(name, kind, False, error.message, error.remedy)
@@ -100,10 +100,11 @@ def _weights(model: Foreign) -> dict[str, Foreign]:
         while name in result:
             count += 1
             name = f"{variable.path}_{count}"
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+        # NumPy counts bfloat16 and its kin among no kind of its own.
+        if "float" in str(array.dtype) and not np.isfinite(array.astype(np.float32)).all():
             raise ModelError(
                 f"Weight {variable.path!r} of model {model.name!r} holds NaN or infinity",
-                "Train or load the model again",
+                "Train the model again, perhaps at a lower learning rate, or load another copy",
             )
         result[name] = array
     return result
@@ -121,13 +122,16 @@ def _input_shape(model: Foreign, *, integers: bool = False) -> tuple[int, ...]:
                 f"Join the {word} into one tensor, or share one model for each",
             )
     if inputs is None:
-        raise ModelError(f"Model {model.name!r} does not state its input shape", _SHAPE_REMEDY)
+        raise ModelError(
+            f"Model {model.name!r} does not state its input shape",
+            "Wrap a subclassed model: x = keras.Input(shape); keras.Model(x, model(x))",
+        )
     shape, dtype = tuple(inputs[0].shape), str(inputs[0].dtype)
     if any(d is None for d in shape[1:]):
         raise ModelError(
-            f"Model {model.name!r} takes input of unknown extents {shape}", _SHAPE_REMEDY
+            f"Model {model.name!r} takes input with unknown extents {shape}", _SHAPE_REMEDY
         )
-    if shape[0] not in (None, 1) and len(shape) > 0:
+    if shape[0] is not None:
         raise ModelError(
             f"Model {model.name!r} fixes its batch size to {shape[0]}",
             "Leave the batch size open: keras.Input(shape) without batch_size",
@@ -166,8 +170,15 @@ def _layers(model: Foreign, prefix: str = "") -> Iterator[tuple[str, Foreign]]:
             yield label, layer
 
 
+def _kind(layer: Foreign) -> str:
+    """Return the class of ``layer``, with its activation if it has one, for messages."""
+    kind = type(layer).__name__
+    activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
+    return kind if activation == "linear" else f"{kind} with activation {activation}"
+
+
 def _naming(model: Foreign) -> tracing.Naming:
-    kinds = {label: type(layer).__name__ for label, layer in _layers(model)}
+    kinds = {label: _kind(layer) for label, layer in _layers(model)}
     renamed = _renamed(model)
 
     def label(stack: str) -> str:

@@ -20,6 +20,8 @@ from tercet.program.types import Form
 
 #: Relative error of a public factor is at most 2^-RELATIVE_BITS.
 RELATIVE_BITS = 20
+#: Longer names of layers are cut at the front: the language limits names.
+NAME_LENGTH = 150
 #: Extra fractional bits of a public array, which costs nothing: nobody shares it.
 PUBLIC_EXTRA_BITS = 8
 
@@ -47,7 +49,11 @@ class Lowering:
     def emit(self, op: str, *args: int, **attrs: Attribute) -> Secret:
         """Append an instruction and return its value."""
         self.builder.source = self.source
-        handle = self.builder.emit(op, *args, **attrs)
+        # Frameworks mix in NumPy integers, which have no wire form.
+        plain = {
+            k: tuple(map(int, v)) if isinstance(v, tuple) else int(v) for k, v in attrs.items()
+        }
+        handle = self.builder.emit(op, *args, **plain)
         kind = self.builder.type_of(handle)
         return Secret(handle, kind.shape, kind.form is Form.BIT)
 
@@ -66,6 +72,19 @@ class Lowering:
             f"{self.place()} uses {name}{more}, which is not supported yet", remedy
         )
 
+    def out_of_range(self, value: Known, what: str) -> ModelError:
+        """Return the error for a known value that fixed point cannot hold."""
+        if value.taint is Taint.MODEL:
+            return ModelError(
+                f"{self.place()}: {value.origin or 'a weight'} holds {what}, out of the "
+                "fixed-point range",
+                "Train or load the model again, or rescale its weights",
+            )
+        return UnsupportedOperation(
+            f"{self.place()} uses a constant with {what}, out of the fixed-point range",
+            "Mask with a number such as -1e4 instead",
+        )
+
     # --- weights and public arrays ----------------------------------------------------------
 
     def register(self, value: Known, *, secret: bool = False, scale: int | None = None) -> int:
@@ -80,6 +99,7 @@ class Lowering:
         if key in self._registered:
             return self._registered[key]
         stem = self.canonical(value.origin or f"{self.source or 'model'}/{role.value}")
+        stem = stem[-NAME_LENGTH:]
         name, count = stem, 1
         while name in self.arrays:
             count += 1
@@ -87,17 +107,10 @@ class Lowering:
         array = np.asarray(value.array, np.float64)
         limit = 2.0 ** (RANGE_BITS - 2 * self.scale)
         if not np.isfinite(array).all():
-            raise ModelError(
-                f"{self.place()}: {value.origin or 'a constant'} holds NaN or infinity",
-                "Train or load the model again; a mask must be a finite number",
-            )
+            raise self.out_of_range(value, "NaN or infinity")
         if array.size and np.abs(array).max() >= limit:
-            raise ModelError(
-                f"{self.place()}: {value.origin or 'a constant'} holds numbers of magnitude "
-                f"{limit:g} or more, out of the fixed-point range",
-                "Scale the layer, or use fewer fractional bits",
-            )
-        self.arrays[name] = np.ascontiguousarray(array)
+            raise self.out_of_range(value, f"numbers of magnitude {limit:g} or more")
+        self.arrays[name] = np.array(array, order="C")
         handle = self.builder.input(name, role, array.shape, scale)
         self._registered[key] = handle
         return handle
@@ -129,7 +142,7 @@ class Lowering:
         """Return ``number`` in fixed point."""
         scale = self.scale if scale is None else scale
         if not math.isfinite(number) or abs(number) >= 2.0 ** (RANGE_BITS - 1 - scale):
-            raise ModelError(
+            raise UnsupportedOperation(
                 f"{self.place()} uses the constant {number:g}, out of the fixed-point range",
                 f"Keep constants below 2^{RANGE_BITS - 1 - scale}; a mask needs no more than 1e4",
             )

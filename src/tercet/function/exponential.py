@@ -18,7 +18,7 @@ from tercet.function.fixed import (
     times,
     weighted_sum,
 )
-from tercet.protocol.base import Bits, Protocol, Share, subtract
+from tercet.protocol.base import Protocol, Share, subtract
 from tercet.protocol.rounds import Steps, together
 
 #: Fractional bits inside the function and of its result.
@@ -54,24 +54,14 @@ def exp_negative(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -
         constant_minus(protocol, top, s, f), 0, min(bits + f - scale + 1, 62), f"{at}/clamp"
     )
     s = constant_minus(protocol, top, room, f)  # min(s, top)
-    planes = cast(
-        "Sequence[Bits]",
-        (
-            yield from together(
-                *(protocol.negative(s, 0, f + j + 1, f"{at}/bit/{j}") for j in range(INTEGER_BITS))
-            )
-        ),
+    planes = yield from together(
+        *(protocol.bit(s, f + j, f"{at}/bit/{j}") for j in range(INTEGER_BITS))
     )
-    units = cast(
-        "Sequence[Share]",
-        (
-            yield from together(
-                *(
-                    protocol.select(b, fill(protocol, 2.0**-f, f, x.shape), f"{at}/number/{j}")
-                    for j, b in enumerate(planes)
-                )
-            )
-        ),
+    units = yield from together(
+        *(
+            protocol.select(b, fill(protocol, 2.0**-f, f, x.shape), f"{at}/number/{j}")
+            for j, b in enumerate(planes)
+        )
     )
     weights = [(float(1 << j), b) for j, b in enumerate(units)]
     fraction = cast("Share", subtract(protocol, s, weighted_sum(protocol, weights, f)))

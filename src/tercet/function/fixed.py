@@ -58,5 +58,3 @@ def weighted_sum(protocol: Protocol, terms: Sequence[tuple[float, Share]], bits:
 def fill(protocol: Protocol, value: float, scale: int, shape: tuple[int, ...]) -> Share:
     """Return the trivial sharing of a constant array."""
     return protocol.constant(np.full(shape, ring_constant(value, scale)))
-
-

@@ -32,7 +32,9 @@ def maximum_over_first(protocol: Protocol, x: Share, bits: int, at: str) -> Step
         winners = yield from maximum(protocol, low, high, bits, f"{at}/{level}")
         if odd:
             winners = Share(
-                tuple(np.concatenate((w, p[-1:])) for w, p in zip(winners.parts, x.parts, strict=True))
+                tuple(
+                    np.concatenate((w, p[-1:])) for w, p in zip(winners.parts, x.parts, strict=True)
+                )
             )
         x, level = winners, level + 1
     return protocol.map(lambda a: a[0], x)

@@ -12,9 +12,7 @@ def format_program(program: Program) -> str:
         lines.append(f"  %{number} = {value.role} {value.name!r} : {value.type}")
     for number, instruction in enumerate(program.instructions, len(program.inputs)):
         args = ", ".join(f"%{a}" for a in instruction.args)
-        attrs = ", ".join(
-            f"{k}={_format(v)}" for k, v in sorted(instruction.attrs.items())
-        )
+        attrs = ", ".join(f"{k}={_format(v)}" for k, v in sorted(instruction.attrs.items()))
         comment = f"  # {instruction.source}" if instruction.source else ""
         body = ", ".join(part for part in (args, attrs) if part)
         lines.append(f"  %{number} = {instruction.op}({body}) : {instruction.type}{comment}")

@@ -131,6 +131,10 @@ class Protocol(ABC):
         """Return [truncate(x, shift) < 0]; the same condition as for ``relu``."""
 
     @abstractmethod
+    def bit(self, x: Share, position: int, at: str) -> Steps[Bits]:
+        """Return bit ``position`` (7 to 61) of the ring element x, exact for every x."""
+
+    @abstractmethod
     def bit_and(self, x: Bits, y: Bits, at: str) -> Steps[Bits]:
         """Return x AND y."""
 
@@ -143,6 +147,6 @@ class Protocol(ABC):
         """Return the trivial sharing of a public array."""
 
 
-def subtract(protocol: Protocol, x: Share | Partial, y: Share | Partial) -> Share | Partial:
+def subtract(protocol: Protocol, x: Share | Partial, y: Number) -> Share | Partial:
     """Return x - y."""
     return protocol.add(x, protocol.map(np.negative, y))

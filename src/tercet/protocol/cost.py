@@ -30,6 +30,10 @@ class CostModel(ABC):
         """Cost of a comparison with 0."""
 
     @abstractmethod
+    def bit(self, size: int, position: int) -> Cost:
+        """Cost of finding one bit of a share."""
+
+    @abstractmethod
     def bit_and(self, size: int) -> Cost:
         """Cost of a boolean AND."""
 

@@ -63,6 +63,10 @@ class Counting(Protocol):
         cost = self._model.negative(x.size, shift, bits, isinstance(x, Partial))
         return self._spend(cost, Bits((), x.shape))
 
+    def bit(self, x: Share, position: int, at: str) -> Steps[Bits]:
+        """Count."""
+        return self._spend(self._model.bit(x.size, position), Bits((), x.shape))
+
     def bit_and(self, x: Bits, y: Bits, at: str) -> Steps[Bits]:
         """Count."""
         return self._spend(self._model.bit_and(int(np.prod(x.shape))), x)

@@ -55,6 +55,10 @@ class Plaintext(Protocol):
         """Return 1 where floor(x / 2^shift) < 0."""
         return done(Bits((x.parts[0] >> np.uint64(63),), x.shape))
 
+    def bit(self, x: Share, position: int, at: str) -> Steps[Bits]:
+        """Return the bit."""
+        return done(Bits((x.parts[0] >> np.uint64(position) & np.uint64(1),), x.shape))
+
     def bit_and(self, x: Bits, y: Bits, at: str) -> Steps[Bits]:
         """Return x AND y."""
         return done(Bits((x.parts[0] & y.parts[0],), x.shape))

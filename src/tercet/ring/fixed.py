@@ -36,7 +36,8 @@ def encode(values: NDArray[np.floating[Any]], scale: int, what: str = "value") -
             f"{what} at index {index} is {kind}",
             f"Values must lie between -{limit:g} and {limit:g} ({scale} fractional bits)",
         )
-    return np.rint(values * float(1 << scale)).astype(np.int64).view(np.uint64)
+    words: Words = np.rint(values * float(1 << scale)).astype(np.int64).view(np.uint64)
+    return words
 
 
 def decode(words: Words, scale: int) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from tercet.program.program import Program, Role
 from tercet.program.types import bind_shape
 from tercet.protocol.base import Share
 from tercet.protocol.replicated.sharing import OutputPart, Summand, expand
-from tercet.runtime.interpreter import run
+from tercet.runtime.interpreter import Words, run
 from tercet.runtime.release import reveal
 from tercet.runtime.session import Measure, Session
 
@@ -22,7 +22,7 @@ INPUT_NAME = "input"
 def run_batch(
     session: Session,
     program: Program,
-    model: Mapping[str, Share],
+    model: Mapping[str, Share | Words],
     requests: Sequence[tuple[int, tuple[Summand, Summand]]],
     timeout: float,
 ) -> tuple[list[OutputPart], Measure]:

@@ -67,10 +67,10 @@ def run(
     for number, instruction in enumerate(program.instructions):
         args = tuple(values[a] for a in instruction.args)
         step = Step(protocol, instruction, args, str(number), batch)
-        if instruction.op in _LOCAL:
-            result = _LOCAL[instruction.op](step)
+        if instruction.op in LOCAL:
+            result = LOCAL[instruction.op](step)
         else:
-            result = yield from _ROUNDS[instruction.op](step)
+            result = yield from ROUNDS[instruction.op](step)
         values[number + len(program.inputs)] = result
         if watch is not None:
             watch(number, result)
@@ -100,7 +100,9 @@ def _broadcast(step: Step) -> Value:
 def _slice(step: Step) -> Value:
     index = tuple(
         slice(s, e, k)
-        for s, e, k in zip(step.attr("start"), step.shape("limit"), step.attr("stride"), strict=True)
+        for s, e, k in zip(
+            step.attr("start"), step.shape("limit"), step.attr("stride"), strict=True
+        )
     )
     return _map(step, lambda a: a[index])
 
@@ -172,12 +174,15 @@ def _product(kernel: Callable[[Step], Kernel]) -> Callable[[Step], Value]:
     def apply(step: Step) -> Value:
         x, y = step.args
         multiply = kernel(step)
+        result: Value
         if isinstance(y, np.ndarray):
             if isinstance(x, np.ndarray):
                 return multiply(x, y)
-            return step.protocol.map(lambda a: multiply(a, y), x)
+            result = step.protocol.map(lambda a: multiply(a, y), x)
+            return result
         if isinstance(x, np.ndarray):
-            return step.protocol.map(lambda b: multiply(x, b), y)
+            result = step.protocol.map(lambda b: multiply(x, b), y)
+            return result
         return step.protocol.product(multiply, x, y)
 
     return apply
@@ -207,8 +212,10 @@ def _negative(step: Step) -> Steps[Value]:
 
 
 def _max_pool(step: Step) -> Steps[Value]:
-    window = tuple(step.attr(n) for n in ("window", "strides", "low", "high"))
-    return max_pool(step.protocol, step.args[0], *window, step.attr("bits"), step.at)
+    window, strides, low, high = (step.attr(n) for n in ("window", "strides", "low", "high"))
+    return max_pool(
+        step.protocol, step.args[0], window, strides, low, high, step.attr("bits"), step.at
+    )
 
 
 def _reduce_max(step: Step) -> Steps[Value]:
@@ -222,7 +229,7 @@ def _softmax(step: Step) -> Steps[Value]:
     )
 
 
-_LOCAL: dict[str, Callable[[Step], Value]] = {
+LOCAL: dict[str, Callable[[Step], Value]] = {
     "reshape": _reshape,
     "transpose": _transpose,
     "broadcast": _broadcast,
@@ -244,7 +251,7 @@ _LOCAL: dict[str, Callable[[Step], Value]] = {
     "bit_not": lambda step: step.protocol.bit_not(step.args[0]),
 }
 
-_ROUNDS: dict[str, Callable[[Step], Steps[Any]]] = {
+ROUNDS: dict[str, Callable[[Step], Steps[Any]]] = {
     "truncate": _truncate,
     "relu": _relu,
     "negative": _negative,

@@ -61,9 +61,7 @@ class Session:
 
     def protocol(self, piece: int) -> Protocol:
         """Return this worker's side of the protocol for one slice."""
-        return Replicated(
-            self._transport.index, self._following, self._preceding, self._own, piece
-        )
+        return Replicated(self._transport.index, self._following, self._preceding, self._own, piece)
 
     def run(self, slices: Sequence[Steps[Any]], timeout: float) -> tuple[list[Any], Measure]:
         """Drive the operations, one a slice, to their ends; return their results in order.

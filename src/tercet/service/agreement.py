@@ -159,9 +159,7 @@ class Agreement:
         if len(pending.ready) == WORKERS:
             self._ordered(request)
 
-    async def _wait(
-        self, pending: _Pending, done: Callable[[], bool], timeout: float
-    ) -> None:
+    async def _wait(self, pending: _Pending, done: Callable[[], bool], timeout: float) -> None:
         try:
             async with asyncio.timeout(timeout):
                 while not done() and pending.refusal is None:

@@ -120,8 +120,7 @@ class Client:
             upload += sum(len(a) for p in shares for s in p for a in s.arrays.values())
             request = fresh(REQUEST_ID_BYTES)
             bodies = [
-                Predict(request, model.id, model.program_digest, len(part), pair)
-                for pair in shares
+                Predict(request, model.id, model.program_digest, len(part), pair) for pair in shares
             ]
             self.last_shares = shares
             answered = self._connection.ask_all("/v1/predict", bodies, Answer, REQUEST_TIMEOUT)

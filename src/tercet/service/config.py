@@ -56,9 +56,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         except IdentityError as error:
             raise ConfigError(f"{where}: {error.message}", error.remedy) from None
         if len(keys) != WORKERS:
-            raise ConfigError(
-                f"{where} names the same worker twice", "Each needs a key of its own"
-            )
+            raise ConfigError(f"{where} names the same worker twice", "Each needs a key of its own")
         for worker in self.worker:
             split_address(worker.address)
             split_address(worker.data_address)

@@ -90,8 +90,10 @@ class Connection:
             ) as response:
                 answer = await response.read()
         except TimeoutError as error:
-            what = "accept a connection" if isinstance(error, aiohttp.ConnectionTimeoutError) else (
-                "answer in time"
+            what = (
+                "accept a connection"
+                if isinstance(error, aiohttp.ConnectionTimeoutError)
+                else ("answer in time")
             )
             raise TransportError(
                 f"worker {entry.name} at {entry.address} did not {what}",
@@ -137,6 +139,7 @@ def most_telling(errors: Sequence[BaseException]) -> BaseException:
 
     A worker that is gone makes the others complain of it; a refusal beats what follows from it.
     """
+
     def rank(error: BaseException) -> int:
         if not isinstance(error, TercetError):
             return 0

@@ -140,9 +140,7 @@ class DataPlane:
 
 def main() -> None:
     """Run the data-plane process."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     message = read_message(sys.stdin.buffer)
     if message is None:
         return
@@ -150,10 +148,7 @@ def main() -> None:
     transport = TlsTransport(
         setup.index,
         Identity.load(setup.certificate, setup.key),
-        {
-            p.index: (p.host, p.port, PublicIdentity.from_pem(p.certificate))
-            for p in setup.peers
-        },
+        {p.index: (p.host, p.port, PublicIdentity.from_pem(p.certificate)) for p in setup.peers},
         from_fd(setup.listen_fd),
     )
     transport.start()

@@ -126,9 +126,7 @@ def application(worker: Worker, gate: Gate) -> web.Application:
 
 def _reply(handler: Callable[[web.Request], Awaitable[object]]) -> Handler:
     async def run(request: web.Request) -> web.StreamResponse:
-        return web.Response(
-            body=encode(await handler(request)), content_type="application/msgpack"
-        )
+        return web.Response(body=encode(await handler(request)), content_type="application/msgpack")
 
     return run
 

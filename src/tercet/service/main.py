@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -77,7 +78,7 @@ async def serve(
 
 
 def _watch_parent(stopped: asyncio.Event) -> None:
-    if not sys.stdin.buffer.read1(1):
+    if not os.read(sys.stdin.fileno(), 1):
         asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
         stopped.set()
 
@@ -94,9 +95,7 @@ def _index(cluster: ClusterConfig, name: str) -> int:
 
 def run(config_path: str, control_fd: int | None, data_fd: int | None, parent: bool) -> None:
     """Run a worker to its end (the body of ``tercet worker``)."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("aiohttp").setLevel(logging.WARNING)
     config = load_worker(config_path)
     with contextlib.suppress(KeyboardInterrupt):

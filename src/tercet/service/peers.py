@@ -156,5 +156,3 @@ class PeerLinks:
                 await socket.send_bytes(await outbox.get())
         except (ConnectionError, aiohttp.ClientError, RuntimeError):
             await socket.close()
-
-

@@ -48,16 +48,16 @@ class Model:
     """A model as the registry holds it, without its shares."""
 
     def __init__(self, row: tuple[object, ...]) -> None:
-        (id_, name, owner, owner_key, program, digest, serving, requests, rows, used, used_rows) = row
+        (id_, name, owner, owner_key, program, digest, serving, requests, rows, used, used_rows) = (
+            row
+        )
         assert isinstance(id_, bytes)
         assert isinstance(program, bytes)
         self.id = id_
         self.name, self.owner, self.owner_key = str(name), str(owner), str(owner_key)
         self.program_bytes = program
         self.digest = str(digest)
-        self.policy = Policy(
-            bool(serving), _optional_int(requests), _optional_int(rows)
-        )
+        self.policy = Policy(bool(serving), _optional_int(requests), _optional_int(rows))
         self.used_requests, self.used_rows = _optional_int(used) or 0, _optional_int(used_rows) or 0
 
     def describe(self) -> Description:

@@ -159,7 +159,11 @@ class Worker:
             RefusedError: if the name is in use.
         """
         _check_id(request.id)
-        if not 0 < len(request.name) <= 100 or not request.name.isprintable() or "/" in request.name:
+        if (
+            not 0 < len(request.name) <= 100
+            or not request.name.isprintable()
+            or "/" in request.name
+        ):
             raise RefusedError(
                 f"{request.name[:100]!r} is not a model name", "Use 1 to 100 characters without /"
             )
@@ -238,9 +242,7 @@ class Worker:
                 str(request.rows),
                 client.fingerprint,
             )
-            nonces = await self._agreement.agree(
-                request.id, binding, self._digests(request.shares)
-            )
+            nonces = await self._agreement.agree(request.id, binding, self._digests(request.shares))
             waiting = _Waiting(request, client.fingerprint, nonces)
             self._waiting[request.id] = waiting
             self._agreement.report_ready(request.id)
@@ -373,7 +375,9 @@ class Worker:
 
     def _missing(self) -> list[str]:
         data = self._data.connected if self._data is not None else set()
-        return [self._names[p] for p in self._peers if p not in self.links.connected or p not in data]
+        return [
+            self._names[p] for p in self._peers if p not in self.links.connected or p not in data
+        ]
 
     def _digests(self, pair: tuple[Summand, Summand]) -> dict[int, bytes]:
         """Return for each peer the digest of the summand that it holds too."""

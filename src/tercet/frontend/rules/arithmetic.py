@@ -51,7 +51,17 @@ def _absolute(low: Lowering, x: Secret) -> Value:
 
 
 def _integer_pow(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
-    x, power = secret(low, node, args[0]), int(node.params["y"])
+    return [_power(low, secret(low, node, args[0]), int(node.params["y"]))]
+
+
+def _pow(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+    x, power = args
+    if not (isinstance(power, Known) and power.scalar and power.number.is_integer()):
+        raise low.unsupported(node.name)
+    return [_power(low, secret(low, node, x), int(power.number))]
+
+
+def _power(low: Lowering, x: Secret, power: int) -> Value:
     if not 1 <= power <= MAX_POWER:
         raise low.unsupported("pow", f"with exponent {power}")
     result: Value | None = None
@@ -63,7 +73,7 @@ def _integer_pow(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[V
         if power:
             square = low.mul(square, square)
     assert result is not None
-    return [result]
+    return result
 
 
 def _reduce_sum(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
@@ -138,6 +148,7 @@ ARITHMETIC: dict[str, Rule] = {
     "square": _unary(_square),
     "div": _div,
     "integer_pow": _integer_pow,
+    "pow": _pow,
     "reduce_sum": _reduce_sum,
     "reduce_max": _reduce_max,
     "reduce_min": _reduce_min,

@@ -38,7 +38,6 @@ PASSES: tuple[Pass, ...] = (
     fuse_relu,
     merge_equal,
     finish_output,
-    drop_dead,
 )
 
 
@@ -64,8 +63,10 @@ def lower(
         for value in program.inputs
         if value.role is not Role.INPUT
     }
+    program, current = drop_dead(program, current)
     for step in PASSES:
-        program, current = step(program, current)
+        # What a pass leaves behind unused must not count as a use in the next one.
+        program, current = drop_dead(*step(program, current))
     verify(program)
     return program, current
 

@@ -29,9 +29,7 @@ def drop_dead(program: Program, arrays: Arrays) -> tuple[Program, dict[str, Arra
     values: dict[int, int] = {}
     for number in order:
         value = program.inputs[number]
-        values[number] = builder.input(
-            value.name, value.role, value.type.shape, value.type.scale
-        )
+        values[number] = builder.input(value.name, value.role, value.type.shape, value.type.scale)
     for number, instruction in enumerate(program.instructions, inputs):
         if number in alive:
             builder.source = instruction.source

@@ -233,9 +233,7 @@ def _channel(factor: Shape, shape: Shape) -> tuple[int | None, Shape] | None:
     return len(shape) + wide[0], (factor[wide[0]],)
 
 
-def _axis_before(
-    made: Instruction, shape: Shape, axis: int | None
-) -> tuple[int | None] | None:
+def _axis_before(made: Instruction, shape: Shape, axis: int | None) -> tuple[int | None] | None:
     """Return the axis of the argument (of ``shape``) that became ``axis``; None if there is none.
 
     ``made`` must act on each index of the axis alike, and take zero to zero.
@@ -253,16 +251,16 @@ def _axis_before(
         return (axis,)
     ok = True
     if made.op == "reshape":
-        # Row by row: an axis keeps its place if as much lies behind it as before.
-        behind, result = shape[len(shape) - (len(made.type.shape) - axis) :], made.type.shape[axis:]
-        if len(behind) != len(result) or behind[0] != result[0]:
+        # Row by row, an axis is still one if it has its extent and as much lies behind it.
+        wanted = made.type.shape[axis], multiply_extents(made.type.shape[axis + 1 :])
+        axes = [a for a, d in enumerate(shape) if (d, multiply_extents(shape[a + 1 :])) == wanted]
+        if not axes:
             return None
-        ok = multiply_extents(behind) == multiply_extents(result)
-        axis = len(shape) - len(result)
+        axis = axes[0]
     elif made.op == "transpose":
-        axes = attrs["axes"]
-        assert isinstance(axes, tuple)
-        axis = axes[axis]
+        order = attrs["axes"]
+        assert isinstance(order, tuple)
+        axis = order[axis]
     elif made.op == "sum":
         gone = attrs["axes"]
         assert isinstance(gone, tuple)

@@ -37,9 +37,7 @@ def merge_biases(program: Program, arrays: Arrays) -> tuple[Program, dict[str, A
         if before is not None and uses[x] == 1:
             bias = _sum(before, bias)
             handle = rewrite.declare(bias.name, bias.role, bias.array, instruction.type.scale)
-            rewrite.values[number] = rewrite.emit(
-                instruction.source, "add", bias.value, handle
-            )
+            rewrite.values[number] = rewrite.emit(instruction.source, "add", bias.value, handle)
         else:
             rewrite.values[number] = rewrite.copy(instruction)
         biased[number] = bias

@@ -48,7 +48,10 @@ def narrow(program: Program, bounds: Mapping[int, int]) -> Program:
     """
     instructions = list(program.instructions)
     for number, bound in bounds.items():
-        if not 0 <= number < len(instructions) or instructions[number].op not in SIGNS | DIFFERENCES:
+        if (
+            not 0 <= number < len(instructions)
+            or instructions[number].op not in SIGNS | DIFFERENCES
+        ):
             raise ProgramError(
                 f"a calibrated range for instruction {number}, which compares nothing",
                 "Calibrate the program that is narrowed",

@@ -154,9 +154,7 @@ class _Sinker:
         early = self._early(instruction, [value], late)
         return _Deferred(handle, value.shift, value.source, early)
 
-    def _add(
-        self, instruction: Instruction, waiting: list[_Deferred | None]
-    ) -> _Deferred:
+    def _add(self, instruction: Instruction, waiting: list[_Deferred | None]) -> _Deferred:
         shift = max(w.shift for w in waiting if w is not None)
         lifted = [
             self._lift(self.rewrite.values[a], shift, instruction.source)
@@ -211,4 +209,3 @@ class _Sinker:
 
 #: Operations that move elements or change their sign, and so commute with truncation.
 _MOVES = frozenset({"reshape", "transpose", "broadcast", "slice", "pad", "reverse", "neg"})
-

@@ -32,6 +32,10 @@ class ReplicatedCost(CostModel):
         tree, rounds = _tree(size, bits)
         return Cost(tree + 3 * _plane(size) + _split(size, partial), rounds + 1)
 
+    def bit(self, size: int, position: int) -> Cost:
+        """The tree below the bit."""
+        return self.negative(size, 0, position + 1, False)
+
     def bit_and(self, size: int) -> Cost:
         """One bit from each worker."""
         return Cost(3 * _plane(size), 1)

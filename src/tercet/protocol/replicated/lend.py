@@ -31,4 +31,5 @@ def pack(values: Words, bits: int) -> Words:
 
 def unpack(packed: Words, bits: int, size: int) -> Words:
     """Return the ``size`` values of ``bits`` bits that ``pack`` packed, zero-extended."""
-    return kernels.unpack_bits(packed.view(np.uint8), bits, size)
+    raw = packed.view(np.uint8)[: -(-size * bits // 8)]
+    return kernels.unpack_bits(raw, bits, size)

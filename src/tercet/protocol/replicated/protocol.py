@@ -138,6 +138,10 @@ class Replicated(Protocol):
         )
         return Bits(parts, x.shape)
 
+    def bit(self, x: Share, position: int, at: str) -> Steps[Bits]:
+        """Compare on the window that ends at the bit: without a shift, no lower carry is lost."""
+        return self.negative(x, 0, position + 1, at)
+
     def bit_and(self, x: Bits, y: Bits, at: str) -> Steps[Bits]:
         """One round, three bits an element."""
         parts = yield from and_gate(

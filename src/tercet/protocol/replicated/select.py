@@ -49,9 +49,7 @@ def open_bits(party: Party, summand: Words, at: str) -> Steps[Words]:
     mine = summand ^ party.zero_bits("open", at, summand.size).reshape(summand.shape)
     received = yield Round([mine], [mine], mine.nbytes, mine.nbytes)
     return (
-        mine
-        ^ words(received.from_next, *summand.shape)
-        ^ words(received.from_prev, *summand.shape)
+        mine ^ words(received.from_next, *summand.shape) ^ words(received.from_prev, *summand.shape)
     )
 
 

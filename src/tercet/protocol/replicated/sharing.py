@@ -32,7 +32,10 @@ class Summand(msgspec.Struct, frozen=True):
     def digest(self) -> bytes:
         """Return the SHA-256 by which its two holders compare it."""
         state = hashlib.sha256(b"tercet summand v1\0")
-        for part in (self.seed, *(b for k in sorted(self.arrays) for b in (k.encode(), self.arrays[k]))):
+        for part in (
+            self.seed,
+            *(b for k in sorted(self.arrays) for b in (k.encode(), self.arrays[k])),
+        ):
             state.update(len(part).to_bytes(8, "little"))
             state.update(part)
         return state.digest()
@@ -89,7 +92,9 @@ class OutputPart(msgspec.Struct, frozen=True):
 
 def output_part(share: Share) -> OutputPart:
     """Return what the holder of ``share`` releases to the receiver."""
-    first, second = (np.ascontiguousarray(p).astype("<u8", copy=False).tobytes() for p in share.parts)
+    first, second = (
+        np.ascontiguousarray(p).astype("<u8", copy=False).tobytes() for p in share.parts
+    )
     return OutputPart(first, _output_digest(second))
 
 

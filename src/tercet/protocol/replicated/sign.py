@@ -59,7 +59,8 @@ def and_gate(party: Party, x: Pair, y: Pair, label: str, at: str) -> Steps[Pair]
 
 def _and_summand(party: Party, x: Pair, y: Pair) -> Words:
     (a, b), (c, d) = x, y
-    return (a & (c ^ d)) ^ (b & c)
+    result: Words = (a & (c ^ d)) ^ (b & c)
+    return result
 
 
 def _resend(party: Party, summand: Words, label: str, at: str) -> Steps[Pair]:
@@ -100,9 +101,7 @@ def _carry(party: Party, split: Split, shift: int, bits: int, at: str) -> Steps[
     addend = generate[0][1]
     if party.index != 2:
         addend = addend ^ planes[bits - 1]  # top bits of u at worker 0, of v at worker 1
-    return _Top(
-        (propagate[0][0], propagate[1][0]), (generate[0][0], generate[1][0]), addend
-    )
+    return _Top((propagate[0][0], propagate[1][0]), (generate[0][0], generate[1][0]), addend)
 
 
 def _lend_leaves(party: Party, tree: Tree, planes: Words, at: str) -> Steps[tuple[Pair, Pair]]:
@@ -149,9 +148,7 @@ def _return_leaves(
     for block in tree.blocks:
         stop = block.start + block.size * block.count
         v = planes[block.start : stop].reshape(block.count, block.size, width)
-        copies = lent[block.offset : block.offset + block.monomials].reshape(
-            -1, block.count, width
-        )
+        copies = lent[block.offset : block.offset + block.monomials].reshape(-1, block.count, width)
         _leaf(
             v,
             copies,

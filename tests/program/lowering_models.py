@@ -35,9 +35,7 @@ class Model:
 
     def conv(self, x: int, name: str, channels: int, size: int = 3, groups: int = 1) -> int:
         self.builder.source = name
-        kernel = self.array(
-            f"{name}/kernel", (size, size, self.shape(x)[-1] // groups, channels)
-        )
+        kernel = self.array(f"{name}/kernel", (size, size, self.shape(x)[-1] // groups, channels))
         attrs = {"strides": (1, 1), "low": (0, 0), "high": (0, 0)}
         attrs |= {"input_dilation": (1, 1), "kernel_dilation": (1, 1)}
         return self.truncate(self.emit("conv", x, kernel, groups=groups, **attrs))

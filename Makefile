@@ -1,0 +1,42 @@
+# Two commands for newcomers: `make demo` and `make test`. Both set up what they need in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-slow lint types bench clean install
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml $(shell find native -type f 2>/dev/null)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Tercet needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[keras,dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)  ## Train a small network, share it with three workers, ask it three times
+	$(BIN)/tercet demo $(if $(DATA),--data $(DATA))
+
+test: lint types  ## All that CI runs, but for the slow tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m bench.predict
+	$(BIN)/python bench/kernels.py
+	$(BIN)/python bench/rounds.py
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,115 @@
+"""Rates of the ring kernels beside those of float64 BLAS, one thread, in the same run.
+
+    python bench/kernels.py [--isa avx512|avx2|portable] [--seconds 0.3]
+
+Ratios within a run mean more than rates, which depend on what else the machine does. For a
+convolution the float64 figure is that of the matrix product alone, on patches made beforehand.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+
+# Before NumPy loads its BLAS.
+for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ[variable] = "1"
+
+import numpy as np
+
+from tercet.ring import _native, kernels
+
+MATMULS = [(256, 256, 256), (512, 512, 512), (1024, 1024, 1024), (1, 1024, 1024), (128, 256, 10)]
+CONVS = [
+    ((1, 28, 28, 1), (3, 3, 1, 16)),
+    ((1, 13, 13, 16), (3, 3, 16, 32)),
+    ((1, 5, 5, 32), (3, 3, 32, 64)),
+    ((128, 28, 28, 1), (3, 3, 1, 16)),
+    ((128, 13, 13, 16), (3, 3, 16, 32)),
+    ((128, 5, 5, 32), (3, 3, 32, 64)),
+    ((1, 56, 56, 64), (3, 3, 64, 64)),
+]
+
+
+def best_time(action: Callable[[], object], seconds: float) -> float:
+    """The shortest of the calls that fit into `seconds`, at least three."""
+    action()
+    best = float("inf")
+    end = time.perf_counter() + seconds
+    calls = 0
+    while calls < 3 or time.perf_counter() < end:
+        start = time.perf_counter()
+        action()
+        best = min(best, time.perf_counter() - start)
+        calls += 1
+    return best
+
+
+def main() -> None:
+    """Prints one line a kernel and size."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--isa", choices=kernels.available_isas(), default=kernels.get_isa())
+    parser.add_argument("--seconds", type=float, default=0.3, help="time a measurement")
+    options = parser.parse_args()
+    kernels.set_isa(options.isa)
+    seconds: float = options.seconds
+    rng = np.random.default_rng(1)
+
+    def ring(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
+        return rng.integers(0, 2**64, shape, dtype=np.uint64)
+
+    def line(name: str, products: int, ours: float, floats: float) -> None:
+        print(
+            f"{name:42} ring {products / ours / 1e9:6.2f}  float64 {products / floats / 1e9:6.2f}"
+            f" GMAC/s  ratio {floats / ours:5.2f}  {ours * 1e6:10.1f} us",
+            flush=True,
+        )
+
+    print(f"instruction set: {kernels.get_isa()}")
+    for m, k, n in MATMULS:
+        a, b, out = ring(m, k), ring(k, n), ring(m, n)
+        fa, fb, fout = a / 2.0**64, b / 2.0**64, out / 2.0**64
+        floats = best_time(lambda fa=fa, fb=fb, fout=fout: np.matmul(fa, fb, out=fout), seconds)
+        ours = best_time(lambda a=a, b=b, out=out: kernels.matmul(a, b, out=out), seconds)
+        line(f"matmul {m} x {k} x {n}", m * k * n, ours, floats)
+
+    for x_shape, w_shape in CONVS:
+        for same in (False, True):
+            pads = ((1, 1), (1, 1)) if same else ((0, 0), (0, 0))
+            x, w = ring(*x_shape), ring(*w_shape)
+            out = kernels.conv(x, w, padding=pads)
+            depth, filters = int(np.prod(w_shape[:3])), w_shape[3]
+            pixels = out.size // filters
+            fa, fb, fout = rng.random((pixels, depth)), rng.random((depth, filters)), out * 1.0
+            fout = fout.reshape(pixels, filters)
+            floats = best_time(lambda fa=fa, fb=fb, fout=fout: np.matmul(fa, fb, out=fout), seconds)
+            ours = best_time(
+                lambda x=x, w=w, p=pads, out=out: kernels.conv(x, w, padding=p, out=out), seconds
+            )
+            name = f"conv {x_shape} {w_shape}".replace(", ", ",")
+            line(name + (" same" if same else ""), pixels * depth * filters, ours, floats)
+
+    x, w = ring(1, 56, 56, 64), ring(3, 3, 1, 64)
+    out = kernels.conv(x, w, groups=64)
+    ours = best_time(lambda: kernels.conv(x, w, groups=64, out=out), seconds)
+    print(f"{'depthwise (1,56,56,64) 3x3':42} ring {out.size * 9 / ours / 1e9:6.2f} GMAC/s")
+
+    x = ring(1 << 16)
+    planes = np.empty((64, x.size // 64), np.uint64)
+    words = np.empty_like(x)
+    mask = ring(x.size // 64)
+    packed = np.empty(x.size * 18 // 8, np.uint8)
+    for name, action in [
+        ("bit_planes, all 64", lambda: _native.bit_planes(x, 0, 64, planes)),
+        ("bit_planes, 28", lambda: _native.bit_planes(x, 16, 28, planes[:28])),
+        ("planes_to_words, 64", lambda: _native.planes_to_words(planes, words)),
+        ("expand_mask", lambda: _native.expand_mask(mask, words)),
+        ("pack_bits, 18", lambda: _native.pack_bits(x, 18, packed)),
+        ("unpack_bits, 18", lambda: _native.unpack_bits(packed, 18, words)),
+    ]:
+        rate = x.nbytes / best_time(action, seconds) / 1e9
+        print(f"{name:42} {rate:6.2f} GB/s of elements")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""``python -m tercet.cli``."""
+
+from tercet.cli.main import main
+
+main()

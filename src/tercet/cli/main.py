@@ -1,0 +1,210 @@
+"""``tercet``: the command line. Each command is thin; errors are one line with a remedy."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+import numpy as np
+
+from tercet import __version__
+from tercet.errors import InputError, TercetError
+
+CLUSTER = click.option(
+    "--cluster",
+    "cluster_path",
+    envvar="TERCET_CLUSTER",
+    required=True,
+    type=click.Path(dir_okay=False),
+    help="cluster.toml; identities lie beside it. Or set TERCET_CLUSTER.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Encrypted deep learning on three workers that see neither the model nor the data."""
+
+
+@cli.command()
+@click.option("--data", type=click.Path(), help="A full mnist.npz instead of the part that ships.")
+def demo(data: str | None) -> None:
+    """Train the post's CNN, share it with three local workers, classify three images."""
+    from tercet.cli.demo import run_demo
+
+    run_demo(data)
+
+
+@cli.command(hidden=True)
+@CLUSTER
+@click.option("--data", type=click.Path())
+def demo_client(cluster_path: str, data: str | None) -> None:
+    """Play the client of the demo, in a process of its own."""
+    from tercet.cli.demo import run_client
+
+    run_client(cluster_path, data)
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--directory", default=".", type=click.Path(file_okay=False), show_default=True)
+def keygen(name: str, directory: str) -> None:
+    """Make an identity: NAME.key, which is private, and NAME.crt, which is to be given away."""
+    from tercet.crypto.identity import Identity
+
+    identity = Identity.generate(name)
+    certificate, key = identity.save(directory)
+    click.echo(f"{certificate}  give this to the others\n{key}  keep this to yourself")
+    click.echo(f"fingerprint {identity.fingerprint}")
+
+
+@cli.command()
+@click.option("--config", required=True, type=click.Path(dir_okay=False), help="Its TOML file.")
+@click.option("--control-fd", type=int, hidden=True)
+@click.option("--data-fd", type=int, hidden=True)
+@click.option("--with-parent", is_flag=True, hidden=True)
+def worker(config: str, control_fd: int | None, data_fd: int | None, with_parent: bool) -> None:
+    """Run one worker until it is told to stop."""
+    from tercet.service.main import run
+
+    run(config, control_fd, data_fd, with_parent)
+
+
+@cli.command()
+@click.option("--directory", default="tercet-local", type=click.Path(), show_default=True)
+def local(directory: str) -> None:
+    """Run three workers on this machine until Ctrl-C: for trial only."""
+    import signal
+
+    from tercet.service.cluster import CLUSTER_FILE, LocalCluster
+
+    folder = Path(directory)
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty", "Name another --directory, or delete it")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with LocalCluster(directory=folder):
+        click.echo(f"export TERCET_CLUSTER={folder.resolve() / CLUSTER_FILE}")
+        click.echo("Ready. Ctrl-C stops the three workers.")
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            click.echo("stopping")
+
+
+@cli.command()
+@click.argument("model", type=click.Path())
+@CLUSTER
+@click.option("--name", required=True, help="Name under which the model is shared.")
+@click.option("--sample", type=click.Path(), help=".npy of typical inputs: cheaper comparisons.")
+def share(model: str, cluster_path: str, name: str, sample: str | None) -> None:
+    """Share a .keras or .h5 MODEL with the workers."""
+    from tercet import api
+
+    cluster = api.Cluster.load(cluster_path)
+    rows = _load_array(sample) if sample else None
+    shared = api.share(model, cluster, name, sample=rows)
+    click.echo(f"{shared.owner}/{shared.name} is shared, program {shared.program_digest[:16]}")
+
+
+@cli.command()
+@click.argument("name")
+@CLUSTER
+@click.option("--max-requests", type=click.IntRange(1), help="Requests to answer in all.")
+@click.option("--max-rows", type=click.IntRange(1), help="Rows to answer in all.")
+def serve(name: str, cluster_path: str, max_requests: int | None, max_rows: int | None) -> None:
+    """Serve the shared model NAME to the workers' clients."""
+    from tercet import api
+
+    cluster = api.Cluster.load(cluster_path)
+    api.serve(name, cluster, max_requests=max_requests, max_rows=max_rows)
+    limit = "without a limit" if max_requests is None else f"for {max_requests} requests"
+    click.echo(f"{name} is served {limit}")
+
+
+@cli.command()
+@click.argument("name")
+@CLUSTER
+def stop(name: str, cluster_path: str) -> None:
+    """Stop serving NAME; it stays shared."""
+    from tercet import api
+
+    api.stop(name, api.Cluster.load(cluster_path))
+    click.echo(f"{name} is not served any more")
+
+
+@cli.command()
+@click.argument("name")
+@CLUSTER
+def remove(name: str, cluster_path: str) -> None:
+    """Delete the model NAME from the workers."""
+    from tercet import api
+
+    api.remove(name, api.Cluster.load(cluster_path))
+    click.echo(f"{name} is removed")
+
+
+@cli.command()
+@click.argument("name")
+@click.argument("inputs", type=click.Path())
+@CLUSTER
+@click.option("--output", type=click.Path(dir_okay=False), help="Write a .npy file.")
+def predict(name: str, inputs: str, cluster_path: str, output: str | None) -> None:
+    """Ask model NAME about the rows of INPUTS, a .npy file."""
+    from tercet import api
+
+    rows = _load_array(inputs)
+    with api.connect(api.Cluster.load(cluster_path)) as client:
+        result = client.predict(name, rows)
+        cost = client.last_cost
+    if output:
+        np.save(output, result, allow_pickle=False)
+    else:
+        np.savetxt(sys.stdout, result.reshape(len(result), -1), fmt="%.6g")
+    if cost is not None:
+        click.echo(
+            f"{len(result)} rows in {cost.seconds * 1e3:.1f} ms, {cost.bytes / 1e3:.0f} KB "
+            f"between the workers, {cost.rounds} rounds",
+            err=True,
+        )
+
+
+@cli.command()
+@CLUSTER
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def status(cluster_path: str, as_json: bool) -> None:
+    """Show the three workers and their models; exit code 1 unless all are ready."""
+    from tercet.cli.status import show_status
+    from tercet.service.cluster import Cluster
+
+    sys.exit(0 if show_status(Cluster.load(cluster_path), as_json) else 1)
+
+
+@cli.command()
+@click.argument("model", type=click.Path())
+@click.option("--sample", type=click.Path(), help=".npy of typical inputs.")
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def check(model: str, sample: str | None, batch: int, as_json: bool) -> None:
+    """Tell, layer by layer, whether MODEL is supported and what a request will cost."""
+    from tercet.cli.check import show_check
+
+    rows = _load_array(sample) if sample else None
+    sys.exit(0 if show_check(model, rows, batch, as_json) else 1)
+
+
+def _load_array(path: str) -> np.ndarray:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}", "Give a .npy file of numbers") from None
+
+
+def main() -> NoReturn:
+    """Run the command line; Tercet's own errors end it with one line and exit code 1."""
+    try:
+        cli(standalone_mode=True)
+    except TercetError as error:
+        click.echo(click.style("error: ", fg="red") + str(error), err=True)
+    sys.exit(1)

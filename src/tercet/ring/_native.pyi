@@ -1,0 +1,54 @@
+"""Types of the compiled kernels; `kernels` is their public face.
+
+Every array is C-contiguous and native-endian, `uint64` unless stated; `out` is written in place and
+must not share memory with an input. A wrong type or dtype raises `TypeError`, a wrong shape or
+layout `ValueError`, both naming the argument.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+def set_isa(name: str) -> None: ...
+def get_isa() -> str: ...
+def available_isas() -> list[str]: ...
+def matmul(
+    a: NDArray[np.uint64], b: NDArray[np.uint64], out: NDArray[np.uint64], accumulate: bool
+) -> None: ...
+def batch_matmul(
+    a: NDArray[np.uint64], b: NDArray[np.uint64], out: NDArray[np.uint64], accumulate: bool
+) -> None: ...
+def matmul2(
+    a1: NDArray[np.uint64],
+    b1: NDArray[np.uint64],
+    a2: NDArray[np.uint64],
+    b2: NDArray[np.uint64],
+    out: NDArray[np.uint64],
+) -> None: ...
+def conv(
+    x: NDArray[np.uint64],
+    w: NDArray[np.uint64],
+    out: NDArray[np.uint64],
+    strides: tuple[int, int],
+    padding_low: tuple[int, int],
+    input_dilation: tuple[int, int],
+    kernel_dilation: tuple[int, int],
+    groups: int,
+    accumulate: bool,
+) -> None: ...
+def conv2(
+    x1: NDArray[np.uint64],
+    w1: NDArray[np.uint64],
+    x2: NDArray[np.uint64],
+    w2: NDArray[np.uint64],
+    out: NDArray[np.uint64],
+    strides: tuple[int, int],
+    padding_low: tuple[int, int],
+    input_dilation: tuple[int, int],
+    kernel_dilation: tuple[int, int],
+    groups: int,
+) -> None: ...
+def bit_planes(x: NDArray[np.uint64], shift: int, count: int, out: NDArray[np.uint64]) -> None: ...
+def planes_to_words(planes: NDArray[np.uint64], out: NDArray[np.uint64]) -> None: ...
+def expand_mask(plane: NDArray[np.uint64], out: NDArray[np.uint64]) -> None: ...
+def pack_bits(x: NDArray[np.uint64], bits: int, out: NDArray[np.uint8]) -> None: ...
+def unpack_bits(buffer: NDArray[np.uint8], bits: int, out: NDArray[np.uint64]) -> None: ...

@@ -1,0 +1,181 @@
+"""What cannot run is refused before anything is shared, and the error says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L  # noqa: N812
+
+from tests.frontend.models import one_layer, randomise
+from tercet.errors import ModelError, UnsupportedOperation
+from tercet.frontend.keras import supported_layers, trace_keras
+
+UNSUPPORTED: dict[str, tuple[tuple[int, ...], L.Layer, tuple[str, ...]]] = {
+    "sigmoid": (
+        (6,),
+        L.Dense(3, activation="sigmoid", name="gate"),
+        ("'gate'", "Dense with activation sigmoid", "sigmoid (logistic)", "ReLU", "released"),
+    ),
+    "tanh": ((6,), L.Activation("tanh"), ("Activation", "tanh", "ReLU")),
+    "elu": ((6,), L.ELU(name="curve"), ("'curve' (ELU)", "expm1", "LeakyReLU")),
+    "gelu": ((6,), L.Activation("gelu"), ("gelu", "GELU", "ReLU")),
+    "softplus": ((6,), L.Activation("softplus"), ("softplus", "ReLU")),
+    "softsign": ((6,), L.Activation("softsign"), ("softsign", "division", "constant")),
+    "log softmax": ((6,), L.Activation("log_softmax"), ("log_softmax", "exp")),
+    "lstm": ((5, 6), L.LSTM(3, name="memory"), ("'memory' (LSTM", "recurrent", "Conv1D")),
+    "gru": ((5, 6), L.GRU(3), ("GRU", "recurrent")),
+    "embedding": ((6,), L.Embedding(9, 3), ("Embedding", "index", "plain")),
+    "layer norm": ((6,), L.LayerNormalization(), ("LayerNormalization", "BatchNormalization")),
+}
+
+
+@pytest.mark.parametrize("case", UNSUPPORTED)
+def test_unsupported_layer_is_named_with_a_remedy(case: str) -> None:
+    shape, layer, words = UNSUPPORTED[case]
+    model = one_layer(shape, layer)
+    with pytest.raises(UnsupportedOperation) as caught:
+        trace_keras(model)
+    for word in words:
+        assert word in str(caught.value)
+    (report,) = supported_layers(model)
+    assert not report.supported
+    assert (report.reason, report.remedy) == (caught.value.message, caught.value.remedy)
+
+
+def test_report_goes_on_after_an_unsupported_layer() -> None:
+    inner = keras.Sequential([keras.Input((4, 3)), L.LSTM(4, name="memory")], name="block")
+    model = one_layer(
+        (4, 6),
+        L.Dense(3, name="first"),
+        inner,
+        L.LayerNormalization(name="norm"),
+        L.Dropout(0.5, name="drop"),
+        L.Dense(2, name="last"),
+        L.Activation("sigmoid", name="gate"),
+    )
+    reports = {r.name: r for r in supported_layers(model)}
+    assert list(reports) == ["first", "block/memory", "norm", "drop", "last", "gate"]
+    refused = [name for name, r in reports.items() if not r.supported]
+    assert refused == ["block/memory", "norm", "gate"]
+    assert reports["gate"].kind == "Activation"
+
+
+def _two_inputs() -> keras.Model:
+    a, b = keras.Input((3,)), keras.Input((3,))
+    return keras.Model([a, b], L.Add()([a, b]))
+
+
+def _two_outputs() -> keras.Model:
+    x = keras.Input((3,))
+    return keras.Model(x, [L.Dense(1)(x), L.Dense(2)(x)])
+
+
+def _broken() -> keras.Model:
+    model = one_layer((3,), L.Dense(2, name="sick"))
+    model.layers[0].bias.assign([1.0, np.nan])
+    return model
+
+
+def _huge() -> keras.Model:
+    model = one_layer((3,), L.Dense(2, name="huge"))
+    model.layers[0].bias.assign([1.0, 1e12])
+    return model
+
+
+def _constant() -> keras.Model:
+    return one_layer((3,), L.Lambda(lambda x: keras.ops.zeros_like(x) + 1.0))
+
+
+def _of(function: Callable[..., object]) -> Callable[[], keras.Model]:
+    return lambda: one_layer((4,), L.Lambda(function, name="mixer"))
+
+
+def _integers() -> keras.Model:
+    x = keras.Input((4,), dtype="int32")
+    return keras.Model(x, L.Embedding(9, 2)(x))
+
+
+class Bare(keras.Model):
+    """A subclassed model: its input shape is in no attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = L.Dense(2)
+
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        return self.dense(x)
+
+
+def _bare() -> keras.Model:
+    model = Bare()
+    model.build((None, 3))
+    return model
+
+
+MODELS: dict[str, tuple[Callable[[], object], str]] = {
+    "no model": (lambda: object(), "no Keras 3 model"),
+    "not built": (lambda: keras.Sequential([L.Dense(2)]), "not built"),
+    "unknown extents": (
+        lambda: keras.Sequential([keras.Input((None, 3)), L.Conv1D(2, 2)]),
+        "unknown extents",
+    ),
+    "fixed batch": (
+        lambda: keras.Sequential([keras.Input((3,), batch_size=4), L.Dense(2)]),
+        "batch size to 4",
+    ),
+    "two inputs": (_two_inputs, "2 inputs"),
+    "two outputs": (_two_outputs, "2 outputs"),
+    "integers": (_integers, "int32 input"),
+    "subclassed": (_bare, "keras.Model(x, model(x))"),
+    "not a number": (_broken, "'sick/bias'"),
+    "out of range": (_huge, "huge/bias"),
+    "constant": (_constant, "does not depend on the input"),
+    "mean over the batch": (
+        _of(lambda x: x - keras.ops.mean(x, axis=0, keepdims=True)),
+        "mixes the rows",
+    ),
+    "batch size as a factor": (_of(lambda x: x * keras.ops.shape(x)[0]), "batch size"),
+    "batch size as a term": (
+        _of(lambda x: x + keras.ops.arange(4, dtype="float32") / keras.ops.shape(x)[0]),
+        "batch size",
+    ),
+    "rows reversed": (_of(lambda x: keras.ops.flip(x, axis=0)), "mixes the rows"),
+    "row numbers": (
+        _of(lambda x: x * keras.ops.arange(keras.ops.shape(x)[0], dtype="float32")[:, None]),
+        "batch size",
+    ),
+    "huge constant": (_of(lambda x: x * 1e30), "out of the fixed-point range"),
+    "division by zero": (_of(lambda x: x / 0.0), "out of the fixed-point range"),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_model_is_refused_with_a_remedy(case: str) -> None:
+    make, words = MODELS[case]
+    with pytest.raises(ModelError) as caught:
+        trace_keras(make())
+    assert words in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_subclassed_model_works_wrapped() -> None:
+    x = keras.Input((3,))
+    traced = trace_keras(randomise(keras.Model(x, Bare()(x))))
+    assert len(traced.arrays) == 2
+
+
+class Failing(L.Layer):
+    """A layer that only works symbolically."""
+
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        if not isinstance(x, keras.KerasTensor):
+            raise RuntimeError("no luck")
+        return x
+
+
+def test_layer_that_fails_is_no_traceback() -> None:
+    with pytest.raises(ModelError, match=r"cannot be traced: .*no luck"):
+        trace_keras(one_layer((3,), Failing()))

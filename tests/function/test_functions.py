@@ -1,0 +1,103 @@
+"""Non-linear functions against float64, on every protocol, within their stated errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tercet.function.exponential import WORK_SCALE, exp_negative
+from tercet.function.maximum import max_pool, maximum, reduce_max
+from tercet.function.reciprocal import reciprocal
+from tercet.function.softmax import softmax
+from tercet.protocol.base import Protocol, Share
+from tercet.protocol.counting import Counting, count_rounds, zeros
+from tercet.protocol.plaintext import Plaintext
+from tercet.protocol.replicated.cost import ReplicatedCost
+from tercet.protocol.rounds import Steps, finish
+from tercet.ring.fixed import decode, encode
+from tests.trio import parties, reconstruct, run, share
+
+Function = Callable[..., Steps[Share]]
+
+
+def apply(protocol: str, function: Callable[..., Steps[Any]], *arrays: np.ndarray) -> np.ndarray:
+    """Run ``function(protocol, *shares)`` on ring elements and return ring elements."""
+    if protocol == "plaintext":
+        return finish(function(Plaintext(), *(Share((a,)) for a in arrays))).parts[0]
+    rng = np.random.default_rng(1)
+    held = [share(a, rng) for a in arrays]
+    sides = parties()
+    results, traffic = run(lambda i: function(sides[i], *(h[i] for h in held)))
+    counting = Counting(ReplicatedCost())
+    rounds = count_rounds(function(counting, *(Share((zeros(a.shape),)) for a in arrays)))
+    assert (traffic.bytes, traffic.rounds) == (counting.bytes, rounds), "stated cost"
+    return reconstruct(results)
+
+
+both = pytest.mark.parametrize("protocol", ["plaintext", "replicated"])
+
+
+@both
+@pytest.mark.parametrize("scale", [12, 16, 20])
+def test_exp_on_a_dense_grid(protocol: str, scale: int) -> None:
+    x = np.concatenate((-np.linspace(0, 40, 20_001), [-1e3, -2000.0]))
+    words = encode(x, scale)
+    exact = np.exp(decode(words, scale))
+
+    def function(p: Protocol, a: Share) -> Steps[Share]:
+        return exp_negative(p, a, scale, 40, "exp")
+
+    y = decode(apply(protocol, function, words), WORK_SCALE)
+    assert np.abs(y - exact).max() <= 6e-8 + 16 * 2.0**-24
+
+
+@both
+@pytest.mark.parametrize("highest", [1.0, 10.0, 64.0, 1000.0])
+def test_reciprocal(protocol: str, highest: float) -> None:
+    x = encode(np.linspace(1, highest, 5001), WORK_SCALE)
+
+    def function(p: Protocol, a: Share) -> Steps[Share]:
+        return reciprocal(p, a, WORK_SCALE, highest, "inverse")
+
+    y = decode(apply(protocol, function, x), WORK_SCALE)
+    assert np.abs(y - 1 / decode(x, WORK_SCALE)).max() <= 16 * 2.0**-24 + 3e-9
+
+
+@both
+@pytest.mark.parametrize("shape", [(128, 10), (7, 1), (3, 33)])
+def test_softmax(protocol: str, shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(4)
+    x = encode(rng.normal(0, 6, shape), 16)
+    exact = np.exp(decode(x, 16) - decode(x, 16).max(1, keepdims=True))
+    exact /= exact.sum(1, keepdims=True)
+
+    def function(p: Protocol, a: Share) -> Steps[Share]:
+        return softmax(p, a, 1, 16, 40, "softmax")
+
+    y = decode(apply(protocol, function, x), 16)
+    assert np.abs(y - exact).max() <= 2.0**-16 + 3e-6 + 2.0**-16
+
+
+@both
+def test_maxima_are_exact(protocol: str) -> None:
+    rng = np.random.default_rng(2)
+    x = rng.integers(-(2**40), 2**40, (2, 7, 6, 3), dtype=np.int64)
+    y = rng.integers(-(2**40), 2**40, (7, 6, 3), dtype=np.int64)
+    a, b = x.view(np.uint64), y.view(np.uint64)
+    got = apply(protocol, lambda p, u, v: maximum(p, u, v, 62, "m"), a, b)
+    np.testing.assert_array_equal(got.view(np.int64), np.maximum(x, y))
+    got = apply(protocol, lambda p, u: reduce_max(p, u, (1, 3), 62, "m"), a)
+    np.testing.assert_array_equal(got.view(np.int64), x.max(axis=(1, 3)))
+    got = apply(
+        protocol,
+        lambda p, u: max_pool(
+            p, u, (1, 3, 2, 1), (1, 2, 2, 1), (0, 1, 0, 0), (0, 1, 0, 0), 62, "m"
+        ),
+        a,
+    )
+    padded = np.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)), constant_values=-(2**60))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (1, 3, 2, 1))[:, ::2, ::2]
+    np.testing.assert_array_equal(got.view(np.int64), windows.max(axis=(-4, -3, -2, -1)))

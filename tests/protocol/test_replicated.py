@@ -1,0 +1,190 @@
+"""The replicated protocol against exact arithmetic, its stated cost, and what a worker sees."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tercet.errors import SecurityError
+from tercet.protocol.base import Partial
+from tercet.protocol.replicated.cost import ReplicatedCost
+from tercet.protocol.replicated.groups import carry_tree
+from tests.trio import parties, reconstruct, reconstruct_bits, run, share
+
+COST = ReplicatedCost()
+
+
+def values(rng: np.random.Generator, size: int, bits: int) -> np.ndarray:
+    """Signed values below 2^bits of all magnitudes, extremes first."""
+    top = (1 << bits) - 1
+    scale = rng.integers(0, bits + 1, size)
+    x = rng.integers(-top, top, size, dtype=np.int64) >> (bits - scale)
+    special = np.array([0, 1, -1, top, -top], dtype=np.int64)[:size]
+    x[: len(special)] = special
+    return x
+
+
+def partials(x: np.ndarray, rng: np.random.Generator) -> list[Partial]:
+    a, b = (rng.integers(0, 2**64, x.shape, dtype=np.uint64) for _ in range(2))
+    return [Partial((a,)), Partial((b,)), Partial((x.view(np.uint64) - a - b,))]
+
+
+def dealt(x: np.ndarray, form: str, rng: np.random.Generator) -> list:
+    return share(x.view(np.uint64), rng) if form == "share" else partials(x, rng)
+
+
+@pytest.mark.parametrize("form", ["share", "partial"])
+@pytest.mark.parametrize("shift", [1, 7, 16, 18, 24, 32, 40])
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 1000])
+def test_truncation_is_the_floor_or_one_less(form: str, shift: int, size: int) -> None:
+    rng = np.random.default_rng(size * 100 + shift)
+    x = values(rng, size, 62)
+    held, sides = dealt(x, form, rng), parties()
+    results, traffic = run(lambda i: sides[i].truncate(held[i], shift, "t"))
+    error = reconstruct(results).view(np.int64) - (x >> shift)
+    assert set(error.tolist()) <= {0, -1}
+    stated = COST.truncate(size, shift, form == "partial")
+    assert (traffic.bytes, traffic.rounds) == (stated.bytes, stated.rounds)
+
+
+@pytest.mark.parametrize("form", ["share", "partial"])
+@pytest.mark.parametrize(
+    ("shift", "bits"),
+    [(0, 8), (0, 28), (0, 62), (16, 24), (16, 28), (18, 28), (18, 44), (16, 46), (1, 61), (24, 32)],
+)
+@pytest.mark.parametrize("size", [1, 64, 500])
+def test_relu_and_sign(form: str, shift: int, bits: int, size: int) -> None:
+    rng = np.random.default_rng(size + 97 * shift + bits)
+    x = values(rng, size, min(62, shift + bits - 1))
+    # -2^(bits-1) < x >> shift must hold for both roundings
+    x = np.maximum(x, -(1 << (shift + bits - 1)) + (2 << shift) if shift else x)
+    held, sides = dealt(x, form, rng), parties()
+    results, traffic = run(lambda i: sides[i].relu(held[i], shift, bits, "r"))
+    error = reconstruct(results).view(np.int64) - np.maximum(x >> shift, 0)
+    assert set(error.tolist()) <= ({0, -1} if shift else {0})
+    stated = COST.relu(size, shift, bits, form == "partial")
+    assert (traffic.bytes, traffic.rounds) == (stated.bytes, stated.rounds)
+
+    results, traffic = run(lambda i: sides[i].negative(held[i], shift, bits, "n"))
+    wrong = reconstruct_bits(results) != (x < 0)
+    assert not wrong[(x >> shift) != 0].any()  # a value in [0, 1) may truncate to -1
+    assert shift or not wrong.any()
+    stated = COST.negative(size, shift, bits, form == "partial")
+    assert (traffic.bytes, traffic.rounds) == (stated.bytes, stated.rounds)
+
+
+def test_relu_equals_the_sign_of_the_truncation_it_made() -> None:
+    """Values around 0: the comparison must not disagree with the truncation's own rounding."""
+    rng = np.random.default_rng(5)
+    x = rng.integers(-(3 << 16), 3 << 16, 4096, dtype=np.int64)
+    held, sides = partials(x, rng), parties()
+    results, _ = run(lambda i: sides[i].relu(held[i], 16, 28, "r"))
+    assert set(reconstruct(results).view(np.int64).tolist()) <= {0, 1, 2}
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_products_select_and_bits(data: st.DataObject) -> None:
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    m, k, n = (data.draw(st.integers(1, 9)) for _ in range(3))
+    a = rng.integers(0, 2**64, (m, k), dtype=np.uint64)
+    b = rng.integers(0, 2**64, (k, n), dtype=np.uint64)
+    x, y, sides = share(a, rng), share(b, rng), parties()
+    results, traffic = run(lambda i: sides[i].reshare(sides[i].product(np.matmul, x[i], y[i]), "p"))
+    np.testing.assert_array_equal(reconstruct(results), a @ b)
+    assert (traffic.bytes, traffic.rounds) == (24 * m * n, 1)
+
+    signed = values(rng, m * k, 61)
+    held = share(signed.view(np.uint64), rng)
+    bits, _ = run(lambda i: sides[i].negative(held[i], 0, 62, "neg"))
+    chosen, traffic = run(lambda i: sides[i].select(sides[i].bit_not(bits[i]), held[i], "sel"))
+    np.testing.assert_array_equal(reconstruct(chosen).view(np.int64), np.maximum(signed, 0))
+    stated = COST.select(m * k)
+    assert (traffic.bytes, traffic.rounds) == (stated.bytes, stated.rounds)
+    both, traffic = run(lambda i: sides[i].bit_and(bits[i], sides[i].bit_not(bits[i]), "and"))
+    assert not reconstruct_bits(both).any()
+    assert (traffic.bytes, traffic.rounds) == (COST.bit_and(m * k).bytes, 1)
+
+
+def test_public_and_constant_values() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 2**64, (3, 4), dtype=np.uint64)
+    y = rng.integers(0, 2**64, (4,), dtype=np.uint64)
+    held, sides = share(x, rng), parties()
+    total = reconstruct([sides[i].add_public(held[i], y) for i in range(3)])
+    np.testing.assert_array_equal(total, x + y)
+    np.testing.assert_array_equal(reconstruct([s.constant(x) for s in sides]), x)
+    split = partials(x.view(np.int64), rng)
+    results, _ = run(lambda i: sides[i].reshare(sides[i].add(split[i], held[i]), "mixed"))
+    np.testing.assert_array_equal(reconstruct(results), x + x)
+
+
+@pytest.mark.parametrize("bits", range(8, 63))
+def test_carry_tree_covers_every_bit_once(bits: int) -> None:
+    tree = carry_tree(bits)
+    covered = [
+        bit
+        for block in tree.blocks
+        for bit in range(block.start, block.start + block.size * block.count)
+    ]
+    assert covered == list(range(bits - 1))
+    assert sum(block.count for block in tree.blocks) == tree.leaves
+    assert all(block.size <= 4 for block in tree.blocks)
+
+
+def test_the_same_place_cannot_run_twice_in_a_session() -> None:
+    """A stream used twice would give away the difference of the two values that it hides."""
+    rng = np.random.default_rng(0)
+    held, sides = share(np.arange(8, dtype=np.uint64), rng), parties()
+    run(lambda i: sides[i].truncate(held[i], 3, "here"))
+    with pytest.raises(SecurityError, match="here"):
+        run(lambda i: sides[i].truncate(held[i], 3, "here"))
+
+
+@pytest.mark.parametrize("operation", ["reshare", "truncate", "relu", "negative", "select"])
+def test_every_message_is_uniform_whatever_the_value(operation: str) -> None:
+    """Each byte that a worker receives, over many elements, has the same distribution for all
+    values: chi-square of its 16 nibble values against uniform, for two very different inputs."""
+    size = 20_000
+    for fill in (0, -(1 << 40) + 12345):
+        rng = np.random.default_rng(3)
+        x = np.full(size, fill, dtype=np.int64)
+        sides = parties()
+        if operation == "select":
+            held = share(x.view(np.uint64), rng)
+            bits, _ = run(lambda i, h=held: sides[i].negative(h[i], 0, 62, "bit"))
+            _, traffic = run(lambda i, h=held, b=bits: sides[i].select(b[i], h[i], "op"))
+        else:
+            held = partials(x, rng)
+            arguments = {
+                "reshare": (), "truncate": (16,), "relu": (16, 44), "negative": (16, 44)
+            }[operation]  # fmt: skip
+            _, traffic = run(
+                lambda i, h=held, a=arguments: getattr(sides[i], operation)(h[i], *a, "op")
+            )
+        for sender, receiver, message in traffic.messages:
+            if not message:
+                continue
+            raw = np.frombuffer(message, np.uint8)
+            nibbles = np.concatenate((raw & 15, raw >> 4))
+            counts = np.bincount(nibbles, minlength=16)
+            expected = len(nibbles) / 16
+            chi2 = float(((counts - expected) ** 2 / expected).sum())
+            # 15 degrees of freedom: P(chi2 > 60) < 3e-7. Padding bits of planes are masked too.
+            assert chi2 < 60, (operation, fill, sender, receiver, chi2)
+
+
+@pytest.mark.slow
+def test_a_hundred_million_truncations() -> None:
+    rng = np.random.default_rng(11)
+    size, times = 1 << 20, 100
+    for number in range(times):
+        shift = int(rng.integers(1, 41))
+        x = values(rng, size, 62)
+        held, sides = partials(x, rng), parties()
+        results, _ = run(lambda i, h=held, s=shift, p=sides: p[i].truncate(h[i], s, "t"))
+        error = reconstruct(results).view(np.int64) - (x >> shift)
+        assert error.max() <= 0, (number, shift)
+        assert error.min() >= -1, (number, shift)
