@@ -96,14 +96,15 @@ def _weights(model: Foreign) -> dict[str, Foreign]:
     result: dict[str, Foreign] = {}
     for variable in _variables(model):
         array = np.asarray(variable.value)
-        name, count = variable.path, 1
+        path = variable.path.removeprefix(f"{model.name}/")
+        name, count = path, 1
         while name in result:
             count += 1
-            name = f"{variable.path}_{count}"
+            name = f"{path}_{count}"
         # NumPy counts bfloat16 and its kin among no kind of its own.
         if "float" in str(array.dtype) and not np.isfinite(array.astype(np.float32)).all():
             raise ModelError(
-                f"Weight {variable.path!r} of model {model.name!r} holds NaN or infinity",
+                f"Weight {name!r} of model {model.name!r} holds NaN or infinity",
                 "Train the model again, perhaps at a lower learning rate, or load another copy",
             )
         result[name] = array
@@ -192,10 +193,7 @@ def _naming(model: Foreign) -> tracing.Naming:
         return parts[0] if len(parts) == 1 else "/".join(parts)
 
     def canonical(name: str) -> str:
-        parts = name.split("/")
-        if len(parts) > 2 and parts[0] == model.name:
-            parts = parts[1:]
-        return "/".join(renamed.get(p, p) for p in parts)
+        return "/".join(renamed.get(p, p) for p in name.split("/"))
 
     return tracing.Naming(label, kinds, canonical)
 

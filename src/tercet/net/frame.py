@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from tercet.errors import FrameError
 from tercet.net.text import MAX_TEXT
@@ -44,7 +44,8 @@ class Frame(NamedTuple):
 class Readable(Protocol):
     """What a reader needs of a connection; an ``SSLSocket`` has it."""
 
-    def read(self, length: int, buffer: memoryview, /) -> int:
+    # Any: the published types of SSLSocket.read overlook that it returns a count.
+    def read(self, length: int, buffer: memoryview, /) -> Any:  # noqa: ANN401
         """Read at most ``length`` bytes into ``buffer`` and return how many; 0 at the end."""
 
 

@@ -1,0 +1,322 @@
+"""Predictions over three real worker processes: right answers, and refusals in plain words."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+import tercet
+from tercet.api import Lowered
+from tercet.crypto.identity import Identity
+from tercet.crypto.prg import fresh
+from tercet.errors import (
+    InputError,
+    IntegrityError,
+    NotFoundError,
+    RefusedError,
+    TransportError,
+    WorkerError,
+)
+from tercet.protocol.replicated.sharing import Summand, deal
+from tercet.ring.fixed import encode
+from tercet.service.client import Client
+from tercet.service.cluster import LocalCluster
+from tercet.service.connection import Connection
+from tercet.service.messages import Answer, Predict
+from tests.service.conftest import dense_model, reference
+
+CLOSE = 2e-3
+
+
+@pytest.fixture(scope="module")
+def client(cluster: LocalCluster, model: Lowered):
+    tercet.share(model, cluster, "dense")
+    tercet.serve("dense", cluster)
+    with tercet.connect(cluster) as connected:
+        yield connected
+    tercet.remove("dense", cluster)
+
+
+@pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 300])
+def test_any_number_of_rows(client: Client, model: Lowered, count: int) -> None:
+    x = np.random.default_rng(count).normal(0, 2, (count, 8))
+    y = client.predict("dense", x)
+    assert y.shape == (count, 3)
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y, reference(model, x), atol=CLOSE)
+
+
+def test_any_real_type_and_layout(client: Client, model: Lowered) -> None:
+    whole = np.arange(16).reshape(2, 8) % 5 - 2
+    exact = reference(model, whole.astype(float))
+    wide = np.zeros((4, 16))
+    wide[::2, ::2] = whole
+    for x in (
+        whole.astype(np.float32),
+        whole.astype(np.int8),
+        np.asfortranarray(whole.astype(float)),
+        wide[::2, ::2],
+        whole.tolist(),
+        [[float(v) for v in row] for row in whole],
+    ):
+        np.testing.assert_allclose(client.predict("dense", x), exact, atol=CLOSE)
+    mask = np.eye(2, 8, dtype=bool)
+    np.testing.assert_allclose(
+        client.predict("dense", mask), reference(model, mask.astype(float)), atol=CLOSE
+    )
+
+
+def test_a_request_of_many_rows_goes_as_several(client: Client, model: Lowered) -> None:
+    x = np.random.default_rng(1).normal(0, 1, (5000, 8))
+    np.testing.assert_allclose(client.predict("dense", x), reference(model, x), atol=CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (np.zeros(8), r"shape \(8,\).*takes B x 8.*x\[None\]"),
+        (np.zeros((2, 7)), r"shape \(2, 7\)"),
+        (np.zeros((2, 8, 1)), r"shape \(2, 8, 1\)"),
+        (np.zeros((0, 8)), "no rows"),
+        (np.full((1, 8), "a"), "dtype <U1"),
+        (np.zeros((1, 8), complex), "dtype complex128"),
+        ([[1.0] * 8, [1.0]], "different shapes"),
+        (np.where(np.arange(16).reshape(2, 8) == 11, np.nan, 1.0), r"\(1, 3\) is not a finite"),
+        (np.where(np.arange(16).reshape(2, 8) == 3, -np.inf, 1.0), r"\(0, 3\) is not a finite"),
+        (
+            np.where(np.arange(16).reshape(2, 8) == 9, 2.0**31, 1.0),
+            r"\(1, 1\) is out of range.*between -1.07374e\+09 and 1.07374e\+09",
+        ),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_sent(client: Client, x, words: str) -> None:
+    used = client.describe("dense").used_requests
+    with pytest.raises(InputError, match=words):
+        client.predict("dense", x)
+    assert client.describe("dense").used_requests == used
+
+
+def test_names_that_are_not_there(cluster: LocalCluster, client: Client) -> None:
+    with pytest.raises(NotFoundError, match="no model 'nothing'"):
+        client.predict("nothing", np.zeros((1, 8)))
+    for action in (tercet.serve, tercet.stop, tercet.remove):
+        with pytest.raises(NotFoundError, match="no model 'nothing'"):
+            action("nothing", cluster)
+
+
+def test_life_of_a_model(cluster: LocalCluster, model: Lowered, rows: np.ndarray) -> None:
+    description = tercet.share(model, cluster, "life")
+    assert description.input_shape == (-1, 8)
+    with tercet.connect(cluster) as client:
+        with pytest.raises(RefusedError, match="not being served"):
+            client.predict("life", rows)
+        with pytest.raises(RefusedError, match="already shared"):
+            tercet.share(model, cluster, "life")
+        tercet.serve("life", cluster, max_requests=2)
+        client.predict("life", rows)
+        client.predict("owner/life", rows)
+        with pytest.raises(RefusedError, match="answered its 2 requests"):
+            client.predict("life", rows)
+        tercet.serve("life", cluster, max_rows=7)
+        client.predict("life", rows)
+        with pytest.raises(RefusedError, match="2 of 7 rows left, not 5"):
+            client.predict("life", rows)
+        client.predict("life", rows[:2])
+        tercet.stop("life", cluster)
+        with pytest.raises(RefusedError, match="not being served"):
+            client.predict("life", rows[:1])
+        tercet.remove("life", cluster)
+        with pytest.raises(NotFoundError):
+            client.predict("life", rows)
+        other = dense_model(3)
+        tercet.share(other, cluster, "life")
+        tercet.serve("life", cluster)
+        client.describe("life")
+        np.testing.assert_allclose(
+            client.predict("life", rows), reference(other, rows), atol=CLOSE
+        )
+    tercet.remove("life", cluster)
+    with pytest.raises(RefusedError, match="not a model name"):
+        tercet.share(model, cluster, "a/b")
+    with pytest.raises(RefusedError, match="limit of 0"):
+        tercet.share(model, cluster, "limits")
+        tercet.serve("limits", cluster, max_requests=0)
+    tercet.remove("limits", cluster)
+
+
+def test_many_clients_get_their_own_answers(
+    cluster: LocalCluster, client: Client, model: Lowered
+) -> None:
+    wrong: list[object] = []
+
+    def ask(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        with tercet.connect(cluster) as mine:
+            for _ in range(6):
+                x = rng.normal(0, 2, (int(rng.integers(1, 4)), 8))
+                try:
+                    error = np.abs(mine.predict("dense", x) - reference(model, x)).max()
+                    if error > CLOSE:
+                        wrong.append(error)
+                except Exception as failure:  # reported below, whatever it is
+                    wrong.append(failure)
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not wrong
+
+
+def test_racing_clients_are_never_served_beyond_the_limit(
+    cluster: LocalCluster, client: Client
+) -> None:
+    tercet.serve("dense", cluster, max_requests=5)
+    outcomes: list[str] = []
+
+    def ask() -> None:
+        with tercet.connect(cluster) as mine:
+            for _ in range(3):
+                try:
+                    mine.predict("dense", np.zeros((1, 8)))
+                    outcomes.append("answered")
+                except RefusedError:
+                    outcomes.append("refused")
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(outcomes) == ["answered"] * 5 + ["refused"] * 7
+    tercet.serve("dense", cluster)
+
+
+# A client of bad will.
+
+
+def request(client: Client, pairs, **changes: object) -> list[Answer]:
+    model = client.describe("dense")
+    body = {
+        "id": fresh(16), "model": model.id, "program_digest": model.program_digest, "rows": 1
+    } | changes  # fmt: skip
+    bodies = [Predict(shares=pair, **body) for pair in pairs]  # type: ignore[arg-type]
+    return client._connection.ask_all("/v1/predict", bodies, Answer, 20)
+
+
+def honest() -> tuple[tuple[Summand, Summand], ...]:
+    return deal({"input": encode(np.ones((1, 8)), 16)})
+
+
+@pytest.mark.parametrize("worker", range(3))
+@pytest.mark.parametrize("position", range(2))
+def test_an_inconsistent_sharing_is_refused(client: Client, worker: int, position: int) -> None:
+    pairs = [list(p) for p in honest()]
+    other = deal({"input": encode(np.zeros((1, 8)), 16)})
+    pairs[worker][position] = other[worker][position]
+    used = client.describe("dense").used_requests
+    with pytest.raises(IntegrityError, match="do not belong together"):
+        request(client, [tuple(p) for p in pairs])
+    assert client.describe("dense").used_requests == used
+
+
+def test_workers_that_are_asked_different_things_refuse(client: Client) -> None:
+    model, pairs, name = client.describe("dense"), honest(), fresh(16)
+    rows = [1, 1, 2]
+    bodies = [
+        Predict(name, model.id, model.program_digest, n, p)
+        for n, p in zip(rows, pairs, strict=True)
+    ]
+    with pytest.raises(IntegrityError):
+        client._connection.ask_all("/v1/predict", bodies, Answer, 20)
+
+
+def test_another_program_digest_is_refused(client: Client) -> None:
+    with pytest.raises(IntegrityError, match="another program"):
+        request(client, honest(), program_digest="00" * 32)
+
+
+def test_a_replayed_request_is_refused(client: Client) -> None:
+    name, pairs = fresh(16), honest()
+    request(client, pairs, id=name)
+    with pytest.raises(RefusedError, match="already answered"):
+        request(client, pairs, id=name)
+
+
+def test_malformed_requests_are_refused(client: Client) -> None:
+    with pytest.raises(RefusedError, match="malformed request id"):
+        request(client, honest(), id=b"short")
+    for rows in (0, -1, 10**9):
+        with pytest.raises(RefusedError, match="rows"):
+            request(client, honest(), rows=rows)
+    with pytest.raises(IntegrityError, match="bytes, not"):
+        request(client, honest(), rows=2)
+    with pytest.raises(IntegrityError, match="neither a seed nor"):
+        request(client, [(Summand(), Summand())] * 3)
+    for answer in client._connection.ask_each("/v1/predict", ["nonsense"] * 3, Answer, 20):
+        assert isinstance(answer, WorkerError)
+        assert "malformed Predict message" in str(answer)
+
+
+def test_a_request_sent_to_one_worker_alone_stalls_nothing(
+    cluster: LocalCluster, client: Client, model: Lowered, rows: np.ndarray
+) -> None:
+    known, pairs = client.describe("dense"), honest()
+    lonely = Predict(fresh(16), known.id, known.program_digest, 1, pairs[0])
+    caught: list[BaseException] = []
+
+    def ask() -> None:
+        with Connection(cluster.config, cluster.client) as connection:
+            bodies = [lonely, None, None]
+            caught.extend(
+                e
+                for e in connection.ask_each("/v1/predict", bodies, Answer, 30)
+                if isinstance(e, BaseException)
+            )
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    np.testing.assert_allclose(client.predict("dense", rows), reference(model, rows), atol=CLOSE)
+    thread.join(30)
+    assert any("not all three workers within 10 s" in str(e) for e in caught)
+
+
+def test_who_may_ask_for_what(cluster: LocalCluster, model: Lowered) -> None:
+    stranger = Identity.generate("stranger")
+    with (
+        Client(cluster.config, stranger) as client,
+        pytest.raises(TransportError, match=r"julia at 127\.0\.0\.1:\d+ cannot be reached"),
+    ):
+        client.describe("dense")
+    log = (cluster.directory / "julia.log").read_text()
+    assert "certificate is not on the list" in log
+    with (
+        Client(cluster.config, cluster.owner) as client,
+        pytest.raises(RefusedError, match="'owner' with key .* is not on the list"),
+    ):
+        request(client, honest())
+    impostor = tercet.Cluster(cluster.config, cluster.client, cluster.client)
+    with pytest.raises(RefusedError, match="not on the list"):
+        tercet.share(model, impostor, "mine")
+
+
+def test_status(cluster: LocalCluster, client: Client) -> None:
+    states = cluster.status()
+    assert [s.name for s in states] == ["julia", "greg", "me"]
+    assert all(s.ready for s in states)
+    assert any(m.name == "dense" for m in states[0].models)
+
+
+def test_logs_hold_no_shares_and_no_tracebacks(cluster: LocalCluster, client: Client) -> None:
+    pairs = honest()
+    request(client, pairs)
+    for name in ("julia", "greg", "me"):
+        log = (cluster.directory / f"{name}.log").read_text()
+        assert "Traceback" not in log
+        for pair in pairs:
+            for summand in pair:
+                assert summand.seed == b"" or summand.seed.hex() not in log
+                assert repr(summand.seed)[2:-1] not in log or summand.seed == b""
