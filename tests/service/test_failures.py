@@ -55,11 +55,12 @@ def own_cluster(model: Lowered):
 
 def restart(cluster: LocalCluster, name: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "tercet.cli", "worker", "--config"]
-    return subprocess.Popen(
-        [*command, str(cluster.directory / f"{name}.toml"), "--with-parent"],
-        stdin=subprocess.PIPE,
-        stderr=(cluster.directory / f"{name}.log").open("ab"),
-    )
+    with (cluster.directory / f"{name}.log").open("ab") as log:
+        return subprocess.Popen(
+            [*command, str(cluster.directory / f"{name}.toml"), "--with-parent"],
+            stdin=subprocess.PIPE,
+            stderr=log,
+        )
 
 
 def test_a_killed_worker_is_named_and_comes_back(

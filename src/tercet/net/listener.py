@@ -39,9 +39,10 @@ class Listener:
         listener: a listening socket (``bind``, ``from_fd``); owned from now on.
         context: returns the TLS context for the next connection. Asked each time, so that the
             accepted identities may change without a restart.
-        factory: makes the protocol of a connection; aiohttp's ``web.Server`` is one. It is called
-            after the handshake. Which identity is at the other end,
-            ``tercet.net.tls.peer_identity`` says of the transport's ``ssl_object``.
+        factory: makes the protocol of a connection; aiohttp's ``web.Server`` is one. The protocol
+            hears of the connection after the handshake. Which identity is at the other end,
+            ``tercet.net.tls.peer_identity`` says of the transport's ``ssl_object``; asked for
+            each request, it notices an identity that was taken off the list meanwhile.
         handshake_timeout: seconds that a client has for its handshake.
         max_handshakes: how many handshakes may run at a time.
     """

@@ -30,6 +30,8 @@ def bind(host: str, port: int) -> socket.socket:
         TransportError: the address is not this machine's, or the port is in use.
     """
     try:
+        if not 0 <= port < 1 << 16:  # getaddrinfo would wrap it around
+            raise OverflowError("the port is out of range")
         found = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
