@@ -68,6 +68,15 @@ void bit_planes_64(const u64* x, int shift, int count, u64* out, index_t stride)
         const int bit = shift + j;
         const __m512i v = _mm512_load_si512(bytes + bit / 8 * 8);
         const int left = 8 - bit % 8 < count - j ? 8 - bit % 8 : count - j;
+        if (left == 8) {
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; ++i) {
+                out[(j + i) * stride] =
+                    _mm512_test_epi8_mask(v, _mm512_set1_epi8(static_cast<char>(1U << i)));
+            }
+            j += 8;
+            continue;
+        }
         __m512i test = _mm512_set1_epi8(static_cast<char>(1U << (bit % 8)));
         for (int i = 0; i < left; ++i, ++j) {
             out[j * stride] = _mm512_test_epi8_mask(v, test);
@@ -80,6 +89,15 @@ void planes_to_words_64(const u64* planes, index_t stride, int count, u64* x) {
     alignas(64) u64 bytes[64];
     for (int byte = 0; byte < 8; ++byte) {
         __m512i v = _mm512_setzero_si512();
+        if (8 * byte + 8 <= count) {
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; ++i) {
+                v = _mm512_mask_add_epi8(v, planes[(8 * byte + i) * stride], v,
+                                         _mm512_set1_epi8(static_cast<char>(1U << i)));
+            }
+            _mm512_store_si512(bytes + 8 * byte, v);
+            continue;
+        }
         __m512i bit = _mm512_set1_epi8(1);
         for (int j = 8 * byte; j < count && j < 8 * byte + 8; ++j) {
             v = _mm512_mask_add_epi8(v, planes[j * stride], v, bit);

@@ -11,8 +11,8 @@
 namespace tercet {
 namespace {
 
-constexpr index_t dot_rows = 4;
-constexpr index_t dot_columns = Vec::tile_rows < 4 ? 2 : 4;
+constexpr index_t dot_rows = Vec::dot_rows;
+constexpr index_t dot_columns = Vec::dot_columns;
 
 template <int Rows, int Columns>
 void dot_tile(const u64* a, index_t lda, const u64* bt, index_t ldbt, index_t k, u64* out,

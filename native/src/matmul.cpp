@@ -12,7 +12,8 @@ namespace tercet {
 namespace {
 
 constexpr index_t block_k = 256;          // depth of a block: 64 KB a panel of 32 columns
-constexpr index_t block_m = 192;          // rows of a block of A: 400 KB; every tile height divides it
+constexpr index_t block_m = 96;           // rows of a block of A: 200 KB; every tile height divides it
+constexpr index_t single_row_depth = 16;  // see block_depth
 constexpr index_t packed_b_limit = 1 << 20;  // elements of B packed at a time: 8 MB
 constexpr index_t pack_b_from_rows = 16;  // below that many rows, packing B costs more than it saves
 constexpr index_t pack_a_from_panels = 3;
@@ -22,8 +23,12 @@ constexpr index_t single_segment[1] = {0};
 
 index_t round_up(index_t value, index_t unit) { return (value + unit - 1) / unit * unit; }
 
-// Equal blocks, so that none is left over with hardly any depth.
-index_t block_depth(index_t k) {
+// Equal blocks, so that none is left over with hardly any depth. A vector times a wide matrix is
+// bound by memory, and runs along a few whole rows of B at a time, as the prefetcher likes it.
+index_t block_depth(index_t k, bool single_row = false) {
+    if (single_row) {
+        return single_row_depth;
+    }
     const index_t blocks = std::max<index_t>(1, (k + block_k - 1) / block_k);
     return std::max<index_t>(1, (k + blocks - 1) / blocks);
 }
@@ -83,7 +88,8 @@ void blocked(const KernelTable& table, const MatmulTerm* terms, index_t term_cou
         for (index_t i = 0; i < m; i += block_m) {
             const index_t height = std::min(block_m, m - i);
             // With several terms this runs once, over the whole of each.
-            const index_t depth = term_count == 1 ? block_depth(terms[0].k) : block_k;
+            const bool single_row = m == 1 && n > 2 * panel;
+            const index_t depth = term_count == 1 ? block_depth(terms[0].k, single_row) : block_k;
             const index_t longest = term_count == 1 ? terms[0].k : 1;
             for (index_t k = 0; k < longest; k += depth) {
                 RowsTerm parts[max_terms];

@@ -62,6 +62,15 @@ constexpr auto unpack_table = []<int... B>(std::integer_sequence<int, B...>) {
     return std::array<Unpack64, 63>{&unpack_64<B + 1>...};
 }(std::make_integer_sequence<int, 63>{});
 
+// A cache line, or less at the end of the array; the constant size spares a call.
+void copy_line(u64* to, const u64* from, index_t elements) {
+    if (elements == group) {
+        std::memcpy(to, from, group * sizeof(u64));
+    } else {
+        std::memcpy(to, from, static_cast<std::size_t>(elements) * sizeof(u64));
+    }
+}
+
 std::size_t bytes(index_t elements) { return static_cast<std::size_t>(elements) * sizeof(u64); }
 
 }  // namespace
@@ -85,7 +94,7 @@ void bit_planes(const u64* x, index_t n, int shift, int count, u64* out) {
             table.bit_planes_64(source, shift, count, lines + w, group);
         }
         for (int j = 0; j < count; ++j) {
-            std::memcpy(out + j * words + first, lines + j * group, bytes(here));
+            copy_line(out + j * words + first, lines + j * group, here);
         }
     }
 }
@@ -97,7 +106,7 @@ void planes_to_words(const u64* planes, index_t n, int count, u64* out) {
         u64 lines[64 * group];
         const index_t here = std::min(group, words - first);
         for (int j = 0; j < count; ++j) {
-            std::memcpy(lines + j * group, planes + j * words + first, bytes(here));
+            copy_line(lines + j * group, planes + j * words + first, here);
         }
         for (index_t w = 0; w < here; ++w) {
             u64* target = out + (first + w) * word;

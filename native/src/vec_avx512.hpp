@@ -13,6 +13,8 @@ struct Vec {
     // 24 sums, 4 vectors of B, a broadcast and a product: 30 of the 32 registers.
     static constexpr index_t tile_rows = 6;
     static constexpr index_t tile_vectors = 4;
+    static constexpr index_t dot_rows = 4;
+    static constexpr index_t dot_columns = 4;
 
     using Word = __m512i;
     using Left = __m512i;

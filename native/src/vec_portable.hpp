@@ -15,6 +15,8 @@ struct Vec {
     static constexpr index_t tile_rows = 4;
 #endif
     static constexpr index_t tile_vectors = 4;
+    static constexpr index_t dot_rows = 2;
+    static constexpr index_t dot_columns = 2;
 
     using Word = u64;
     using Left = u64;

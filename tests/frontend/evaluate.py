@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
@@ -17,8 +17,10 @@ from tercet.frontend.traced import Traced
 from tercet.program.program import Role
 from tercet.program.types import bind_shape
 
+Dims: TypeAlias = tuple[int, ...]
 
-def evaluate(traced: Traced, x: Any) -> np.ndarray:
+
+def evaluate(traced: Traced, x: np.ndarray) -> np.ndarray:
     """Return the output of ``traced`` on the batch ``x``."""
     program, batch = traced.program, len(x)
     values: list[np.ndarray] = []
@@ -41,11 +43,11 @@ def evaluate(traced: Traced, x: Any) -> np.ndarray:
     return values[output]
 
 
-def _slice(x: np.ndarray, start: Any, limit: Any, stride: Any) -> np.ndarray:
+def _slice(x: np.ndarray, start: Dims, limit: Dims, stride: Dims) -> np.ndarray:
     return x[tuple(map(slice, start, limit, stride))]
 
 
-def _pad(x: np.ndarray, low: Any, high: Any, interior: Any) -> np.ndarray:
+def _pad(x: np.ndarray, low: Dims, high: Dims, interior: Dims) -> np.ndarray:
     spread = [
         d + max(d - 1, 0) * i + lo + hi
         for d, i, lo, hi in zip(x.shape, interior, low, high, strict=True)
@@ -60,29 +62,29 @@ def _pad(x: np.ndarray, low: Any, high: Any, interior: Any) -> np.ndarray:
 
 
 def _windows(
-    x: np.ndarray, fill: float, window: Any, strides: Any, low: Any, high: Any
+    x: np.ndarray, fill: float, window: Dims, strides: Dims, low: Dims, high: Dims
 ) -> np.ndarray:
     padded = np.pad(x, list(zip(low, high, strict=True)), constant_values=fill)
     views = np.lib.stride_tricks.sliding_window_view(padded, window)
     return views[tuple(slice(None, None, s) for s in strides)]
 
 
-def _window_sum(x: np.ndarray, **attrs: Any) -> np.ndarray:
+def _window_sum(x: np.ndarray, **attrs: Dims) -> np.ndarray:
     return _windows(x, 0.0, **attrs).sum(axis=tuple(range(x.ndim, 2 * x.ndim)))
 
 
-def _max_pool(x: np.ndarray, bits: int, **attrs: Any) -> np.ndarray:
+def _max_pool(x: np.ndarray, bits: int, **attrs: Dims) -> np.ndarray:
     return _windows(x, -np.inf, **attrs).max(axis=tuple(range(x.ndim, 2 * x.ndim)))
 
 
 def _conv(
     x: np.ndarray,
     w: np.ndarray,
-    strides: Any,
-    low: Any,
-    high: Any,
-    input_dilation: Any,
-    kernel_dilation: Any,
+    strides: Dims,
+    low: Dims,
+    high: Dims,
+    input_dilation: Dims,
+    kernel_dilation: Dims,
     groups: int,
 ) -> np.ndarray:
     around = ((0, *low, 0), (0, *high, 0), (0, *(d - 1 for d in input_dilation), 0))
@@ -120,7 +122,7 @@ def _scale(x: np.ndarray, multiplier: int, bits: int) -> np.ndarray:
     return x * math.ldexp(multiplier, -bits)
 
 
-EVALUATORS: Mapping[str, Callable[..., Any]] = {
+EVALUATORS: Mapping[str, Callable[..., np.ndarray]] = {
     "reshape": lambda x, shape: x.reshape(shape),
     "transpose": lambda x, axes: x.transpose(axes),
     "broadcast": lambda x, shape: np.broadcast_to(x, shape),

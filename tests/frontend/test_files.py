@@ -8,15 +8,14 @@ import sys
 from pathlib import Path
 
 import h5py
-import keras
 import numpy as np
 import pytest
-from keras import layers as L  # noqa: N812
+from keras import layers as L
 
 import tercet
-from tests.frontend.models import Clipped, one_layer, post_cnn
 from tercet.errors import ModelError
 from tercet.frontend.keras import trace_keras
+from tests.frontend.models import Clipped, one_layer, post_cnn
 
 # Keras saves its variables through NumPy's older array protocol.
 pytestmark = pytest.mark.filterwarnings(
@@ -26,9 +25,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.mark.parametrize("suffix", ["keras", "h5", "hdf5"])
 @pytest.mark.parametrize("text", [True, False])
-def test_file_gives_the_program_of_the_live_model(
-    tmp_path: Path, suffix: str, text: bool
-) -> None:
+def test_file_gives_the_program_of_the_live_model(tmp_path: Path, suffix: str, text: bool) -> None:
     model = post_cnn()
     path = tmp_path / f"model.{suffix}"
     model.save(path)

@@ -8,8 +8,11 @@ import jax
 import keras
 import numpy as np
 import pytest
-from keras import layers as L  # noqa: N812
+from keras import layers as L
 
+from tercet.frontend.keras import supported_layers, trace_keras
+from tercet.program.program import Role, encode
+from tercet.program.verify import decode, verify
 from tests.frontend.evaluate import evaluate
 from tests.frontend.models import (
     Attention,
@@ -22,9 +25,6 @@ from tests.frontend.models import (
     post_cnn,
     resnet,
 )
-from tercet.frontend.keras import supported_layers, trace_keras
-from tercet.program.program import Role, encode
-from tercet.program.verify import decode, verify
 
 IMAGE = (9, 8, 4)
 SERIES = (11, 4)

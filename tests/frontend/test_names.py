@@ -5,12 +5,12 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from keras import layers as L  # noqa: N812
+from keras import layers as L
 
-from tests.frontend.evaluate import evaluate
-from tests.frontend.models import nested, one_layer, post_cnn, randomise, resnet
 from tercet.frontend.keras import trace_keras
 from tercet.program.program import Role
+from tests.frontend.evaluate import evaluate
+from tests.frontend.models import nested, one_layer, post_cnn, randomise, resnet
 
 
 @pytest.mark.parametrize("make", [post_cnn, resnet, nested])

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import pytest
-from keras import layers as L  # noqa: N812
+from keras import layers as L
 
-from tests.frontend.models import one_layer, randomise
 from tercet.errors import ModelError, UnsupportedOperation
 from tercet.frontend.keras import supported_layers, trace_keras
+from tests.frontend.models import one_layer, randomise
 
 UNSUPPORTED: dict[str, tuple[tuple[int, ...], L.Layer, tuple[str, ...]]] = {
     "sigmoid": (

@@ -31,6 +31,13 @@ def until(what: Callable[[], object], timeout: float = 5) -> None:
         time.sleep(0.01)
 
 
+def linked(one: TlsTransport, other: TlsTransport) -> bool:
+    """Whether the two agree on a link that stands."""
+    with contextlib.suppress(PeerLost):
+        return one.epoch(other.index) == other.epoch(one.index)
+    return False
+
+
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.name == "tercet.net"]
 
@@ -72,7 +79,7 @@ def test_an_opened_session_ends_with_its_link(cluster: TlsCluster) -> None:
     channel = b._peers[0].channel
     assert channel is not None
     channel.fail(PeerLost, "cut by the test")
-    until(lambda: a.connected() == {1, 2} and b.connected() == {0, 2} and a.epoch(1) != epoch)
+    until(lambda: linked(a, b) and a.epoch(1) != epoch)
     for here, there in ((a, 1), (b, 0)):
         with pytest.raises(PeerLost):
             here.send(there, Tag(SESSION, 1), [b"x"])
@@ -88,8 +95,7 @@ def test_a_broken_idle_link_comes_back_by_itself(
     channel = c._peers[0].channel
     assert channel is not None
     socket.socket.shutdown(channel._outgoing, socket.SHUT_RDWR)
-    until(lambda: 2 in a.connected() and a.epoch(2) != epoch)
-    until(lambda: 0 in c.connected() and c.epoch(0) == a.epoch(2))
+    until(lambda: linked(a, c) and a.epoch(2) != epoch)
     assert any("lost the link to worker 2 at 127.0.0.1" in line for line in messages(caplog))
 
 
@@ -114,7 +120,7 @@ def test_malformed_frames_close_the_link(
     assert any(
         "closed the link to worker 0" in line and message in line for line in messages(caplog)
     )
-    until(lambda: 0 in b.connected() and b.epoch(0) == a.epoch(1))
+    until(lambda: linked(a, b))
 
 
 def test_a_repeated_tag_closes_the_link(cluster: TlsCluster) -> None:
@@ -245,7 +251,8 @@ def test_what_is_no_hello_is_refused(
     ):
         connection.sendall(data)
         socket.socket.shutdown(connection, socket.SHUT_WR)
-        connection.recv(1)
+        with contextlib.suppress(OSError):
+            connection.recv(1)
     until(lambda: any(m.startswith("refused 127.0.0.1") and line in m for m in messages(caplog)))
 
 
@@ -268,6 +275,6 @@ def test_an_impostor_at_the_address_of_a_peer_gets_nothing(
     )
     with contextlib.closing(fake), contextlib.closing(worker):
         worker.start()
-        with pytest.raises(TransportError, match="worker 1 .*certificate is not on the list"):
+        with pytest.raises(TransportError, match=r"worker 1 .*certificate is not on the list"):
             worker.wait_ready(0.5)
     assert any("cannot link to worker 1" in m for m in messages(caplog))

@@ -25,7 +25,7 @@ _SAMPLE = 256
 _CLIENT_TIMEOUT = 60
 _SHADES = " .:-=+*#%@"
 
-_console = Console(highlight=False)
+_console = Console(highlight=False, soft_wrap=False)
 
 
 def run_demo(data: str | None) -> None:
@@ -124,5 +124,7 @@ def _show(image: NDArray[np.float32], share: Summand) -> None:
 
 
 def _picture(values: NDArray[np.float32]) -> str:
-    index = np.minimum((values * len(_SHADES)).astype(int), len(_SHADES) - 1)
-    return "\n".join("".join(_SHADES[v] * 2 for v in row) for row in index)
+    """Draw an image of even height; a character stands for two pixels, one above the other."""
+    pairs = (values[0::2] + values[1::2]) / 2
+    index = np.minimum((pairs * len(_SHADES)).astype(int), len(_SHADES) - 1)
+    return "\n".join("".join(_SHADES[v] for v in row) for row in index)

@@ -29,7 +29,7 @@ _NOT_BEFORE: Final = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 _NEVER: Final = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 _MAX_NAME: Final = 64  # ub-common-name of RFC 5280, appendix A
 _MAX_FILE: Final = 64 * 1024
-_REGENERATE: Final = "ask its owner for the .crt file that `tercet keygen` wrote"
+_REGENERATE: Final = "Ask its owner for the .crt file that `tercet keygen` wrote"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class PublicIdentity:
         if b"PRIVATE KEY" in data:
             raise IdentityError(
                 "found a private key where a certificate was expected",
-                "name the .crt file; a .key file must never be handed out",
+                "Name the .crt file; a .key file must never be handed out",
             )
         try:
             certificates = x509.load_pem_x509_certificates(data)
@@ -75,7 +75,7 @@ class PublicIdentity:
         if len(certificates) != 1:
             raise IdentityError(
                 f"expected one certificate, found {len(certificates)}",
-                "an identity is a single self-signed certificate, not a chain: keep one",
+                "An identity is a single self-signed certificate, not a chain: keep one",
             )
         return cls.from_der(certificates[0].public_bytes(serialization.Encoding.DER))
 
@@ -254,7 +254,7 @@ class Identity:
         except (ValueError, TypeError):  # TypeError: the key is encrypted
             raise IdentityError(
                 f"{key_path} is not an unencrypted PEM private key",
-                "name the .key file that `tercet keygen` wrote",
+                "Name the .key file that `tercet keygen` wrote",
             ) from None
         own = key.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -262,7 +262,7 @@ class Identity:
         if own != public.public_key:
             raise IdentityError(
                 f"the key in {key_path} does not belong to the certificate in {cert_path}",
-                "use the .key and .crt files that were written together",
+                "Use the .key and .crt files that were written together",
             )
         return cls(public, data)
 
@@ -288,7 +288,7 @@ def _check_name(name: str) -> None:
     if not plain or not name[0].isalnum() or len(name) > _MAX_NAME:
         raise IdentityError(
             f"{name[:_MAX_NAME]!r} cannot be the name of an identity",
-            f"use 1 to {_MAX_NAME} letters, digits, dots, dashes and underscores, "
+            f"Use 1 to {_MAX_NAME} letters, digits, dots, dashes and underscores, "
             "starting with a letter or digit",
         )
 
@@ -303,16 +303,16 @@ def _read(path: Path, what: str, private: bool = False) -> bytes:
                 raise IdentityError(
                     f"others on this machine have access to the private key {path} "
                     f"(mode {stat.S_IMODE(mode):04o})",
-                    f"run: chmod 600 {path}",
+                    f"Run: chmod 600 {path}",
                 )
             data = file.read(_MAX_FILE + 1)
     except OSError as error:
         raise IdentityError(
             f"cannot read the {what} {path}: {error.strerror or error}",
-            "check the path and who may read it; `tercet keygen` makes a new identity",
+            "Check the path and who may read it; `tercet keygen` makes a new identity",
         ) from None
     if len(data) > _MAX_FILE:
-        raise IdentityError(f"{path} is too large for a {what}", "check the path")
+        raise IdentityError(f"{path} is too large for a {what}", "Check the path")
     return data
 
 
@@ -326,7 +326,7 @@ def _create(path: Path, data: bytes, mode: int) -> None:
     except OSError as error:
         raise IdentityError(
             f"cannot write {path}: {error.strerror or error}",
-            "name a directory that exists and that you may write to",
+            "Name a directory that exists and that you may write to",
         ) from None
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
@@ -335,5 +335,5 @@ def _create(path: Path, data: bytes, mode: int) -> None:
 def _exists(path: Path) -> IdentityError:
     return IdentityError(
         f"{path} exists and will not be overwritten",
-        "choose another name or directory, or move the old identity away",
+        "Choose another name or directory, or move the old identity away",
     )

@@ -124,7 +124,7 @@ class Streams:
             raise SecurityError(
                 f"the random stream {label!r} at {site!r} (slice {slice_index}) "
                 "was requested twice in one session",
-                "give each use of randomness a name of its own; a session runs a program once",
+                "Give each use of randomness a name of its own; a session runs a program once",
             )
         keyed = self._hmac.copy()
         keyed.update(name)

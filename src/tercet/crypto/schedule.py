@@ -117,7 +117,7 @@ class SessionGuard:
         if self._seen.setdefault(bytes(session), mine) is not mine:
             raise SecurityError(
                 f"session {session.hex()} was announced twice",
-                "start each run with a session id drawn at random; "
+                "Start each run with a session id drawn at random; "
                 "if it was, another worker replays old messages",
             )
 

@@ -31,7 +31,7 @@ def train_digits(
     x: NDArray[np.float32],
     y: NDArray[np.int64],
     *,
-    batch_size: int = 32,
+    batch_size: int = 16,
     seed: int = 1,
     report: Report | None = None,
 ) -> Any:

@@ -68,9 +68,12 @@ def _report(name: str, kind: str, error: ModelError | None) -> LayerReport:
 
 
 def _untraceable(model: Foreign, error: Exception) -> ModelError:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    # Keras names the layer on the first line, then the cause, in terminal colours.
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
+    text = " ".join(lines[:2]) or type(error).__name__
     return ModelError(
-        f"Model {model.name!r} cannot be traced: {text}",
+        f"Model {model.name!r} cannot be traced: {text[:300].rstrip('.')}",
         "Its layers must compute with keras.ops on arrays of fixed shape",
     )
 

@@ -272,12 +272,14 @@ class Channel:
                 self._reading = True
                 self._in_lock.release()
                 try:
-                    self._read_one(remaining, deadline)
+                    payload = self._read_one(remaining, deadline, tag)
                 finally:
                     self._in_lock.acquire()
                     self._reading = False
                     if self._waiting:
                         self._inbox.notify_all()
+                if payload is not None:
+                    return check_size(self.peer, tag, size, payload)
 
     def _read_one(self, wait: float, deadline: float) -> bool:
         """Read until one frame is complete; False if it did not come in time.
@@ -303,7 +305,7 @@ class Channel:
         except TimeoutError:
             return False
         except FrameError as error:
-            self._fail(FrameError, f"worker {self.peer}: {error.message}", error.remedy)
+            self._malformed(error)
             return False
         except (EOFError, OSError, ValueError) as error:
             self._lost(error)
@@ -360,11 +362,11 @@ class Channel:
         self._failed.set()
         self._on_lost(self)
 
-    def _fail(self, kind: type[TransportError], message: str, remedy: str) -> None:
+    def _malformed(self, error: FrameError) -> None:
         """End the link because of what the peer sent, and log it."""
         if self.alive:
-            link_closed(self.peer, message)
-        self.fail(kind, message, remedy)
+            link_closed(self.peer, error.message)
+        self.fail(FrameError, f"worker {self.peer}: {error.message}", error.remedy)
 
     def _lost(self, error: BaseException) -> None:
         how = "closed the connection"

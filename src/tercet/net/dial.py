@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import select
 import socket
 import ssl
 import threading
@@ -212,6 +213,8 @@ class PeerListener:
         self._lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(_MAX_HANDSHAKES)
         self._closed = threading.Event()
+        # Not shutdown() of the listener, which another process may hold as well.
+        self._woken, self._wake = socket.socketpair()
         self._handshakes: set[threading.Thread] = set()
         self._thread = threading.Thread(target=self._run, name="tercet-accept", daemon=True)
 
@@ -222,24 +225,31 @@ class PeerListener:
     def close(self) -> None:
         """Stop, and wait for the threads."""
         self._closed.set()
+        self._wake.close()
         if self._thread.is_alive():
             self._thread.join()
+        self._woken.close()
         for thread in list(self._handshakes):
             thread.join(3 * CONNECT_TIMEOUT)
         self._listener.close()
         self._sweep(older_than=0.0)
 
     def _run(self) -> None:
-        self._listener.settimeout(_TICK)
+        self._listener.setblocking(False)
+        ready = select.poll()
+        ready.register(self._listener, select.POLLIN)
+        ready.register(self._woken, select.POLLIN)
         while not self._closed.is_set():
             self._sweep(_HALF_OPEN)
+            if not ready.poll(1000 * _HALF_OPEN) or self._closed.is_set():
+                continue
             if not self._slots.acquire(timeout=_TICK):
                 continue
             try:
                 connection, where = self._listener.accept()
             except OSError as error:
                 self._slots.release()
-                if not isinstance(error, TimeoutError):
+                if not isinstance(error, BlockingIOError):
                     LOG.warning("cannot accept connections: %s", error.strerror)
                     self._closed.wait(_LONGEST_WAIT)
                 continue

@@ -77,7 +77,7 @@ class EndedSessions:
         known = self._reasons.get(session)
         if known is not None:
             kind, reason = known
-            raise kind(reason, "run it again as a new session")
+            raise kind(reason, "Run it again as a new session")
 
 
 class Mailbox:

@@ -155,10 +155,10 @@ class MemoryTransport(Transport):
 
     def _check(self, peer: int) -> MemoryTransport:
         if self._over is not None:
-            raise TransportError(self._over, "start the worker again")
+            raise TransportError(self._over, "Start the worker again")
         other = self._peers[peer]
         if other._over is not None:
-            raise PeerLost(f"worker {peer} is not connected", "start it again and repeat the run")
+            raise PeerLost(f"worker {peer} is not connected", "Start it again and repeat the run")
         return other
 
     def _end(self, session: bytes, reason: str) -> None:

@@ -105,6 +105,8 @@ def explain(error: BaseException) -> str:
         if isinstance(error, ssl.SSLEOFError):
             return "connection closed during the handshake"
         return f"TLS failed ({reason.lower().replace('_', ' ') or type(error).__name__})"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
     if isinstance(error, ConnectionError | EOFError):
         return "connection closed during the handshake"
     if isinstance(error, OSError):

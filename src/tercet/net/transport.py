@@ -245,7 +245,7 @@ def payload_size(buffers: Sequence[Buffer]) -> int:
     if size > MAX_PAYLOAD:
         raise FrameError(
             f"a message of {size} bytes exceeds the limit of {MAX_PAYLOAD}",
-            "run the batch in smaller slices",
+            "Run the batch in smaller slices",
         )
     return size
 
@@ -276,6 +276,6 @@ def check_size(peer: int, tag: Tag, expected: int, payload: memoryview) -> memor
     if len(payload) != expected:
         raise FrameError(
             f"worker {peer} sent {len(payload)} bytes for {tag} where {expected} were expected",
-            "the workers must run the same program on the same shapes: compare their versions",
+            "The workers must run the same program on the same shapes: compare their versions",
         )
     return payload
