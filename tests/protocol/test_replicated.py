@@ -11,7 +11,7 @@ from tercet.errors import SecurityError
 from tercet.protocol.base import Partial
 from tercet.protocol.replicated.cost import ReplicatedCost
 from tercet.protocol.replicated.groups import carry_tree
-from tests.trio import parties, reconstruct, reconstruct_bits, run, share
+from tests.trio import Traffic, parties, reconstruct, reconstruct_bits, run, share
 
 COST = ReplicatedCost()
 
@@ -143,27 +143,24 @@ def test_the_same_place_cannot_run_twice_in_a_session() -> None:
         run(lambda i: sides[i].truncate(held[i], 3, "here"))
 
 
+def _traffic(operation: str, x: np.ndarray) -> Traffic:
+    rng, sides = np.random.default_rng(3), parties()
+    if operation == "select":
+        shares = share(x.view(np.uint64), rng)
+        bits, _ = run(lambda i: sides[i].negative(shares[i], 0, 62, "bit"))
+        return run(lambda i: sides[i].select(bits[i], shares[i], "op"))[1]
+    held = partials(x, rng)
+    arguments = {"reshare": (), "truncate": (16,)}.get(operation, (16, 44))
+    return run(lambda i: getattr(sides[i], operation)(held[i], *arguments, "op"))[1]
+
+
 @pytest.mark.parametrize("operation", ["reshare", "truncate", "relu", "negative", "select"])
 def test_every_message_is_uniform_whatever_the_value(operation: str) -> None:
     """Each byte that a worker receives, over many elements, has the same distribution for all
     values: chi-square of its 16 nibble values against uniform, for two very different inputs."""
     size = 20_000
     for fill in (0, -(1 << 40) + 12345):
-        rng = np.random.default_rng(3)
-        x = np.full(size, fill, dtype=np.int64)
-        sides = parties()
-        if operation == "select":
-            held = share(x.view(np.uint64), rng)
-            bits, _ = run(lambda i, h=held: sides[i].negative(h[i], 0, 62, "bit"))
-            _, traffic = run(lambda i, h=held, b=bits: sides[i].select(b[i], h[i], "op"))
-        else:
-            held = partials(x, rng)
-            arguments = {
-                "reshare": (), "truncate": (16,), "relu": (16, 44), "negative": (16, 44)
-            }[operation]  # fmt: skip
-            _, traffic = run(
-                lambda i, h=held, a=arguments: getattr(sides[i], operation)(h[i], *a, "op")
-            )
+        traffic = _traffic(operation, np.full(size, fill, dtype=np.int64))
         for sender, receiver, message in traffic.messages:
             if not message:
                 continue

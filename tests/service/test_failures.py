@@ -79,9 +79,7 @@ def test_a_killed_worker_is_named_and_comes_back(
         eventually(lambda: not any(alive(p) for p in data_plane))
         process = restart(own_cluster, "greg")
         try:
-            eventually(
-                lambda: all(getattr(s, "ready", False) for s in own_cluster.status())
-            )
+            eventually(lambda: all(getattr(s, "ready", False) for s in own_cluster.status()))
             # The model, its policy and its count are still there, at all three.
             np.testing.assert_allclose(
                 client.predict("dense", rows), reference(model, rows), atol=2e-3
@@ -170,10 +168,12 @@ def test_nobody_there(own_cluster: LocalCluster, rows: np.ndarray) -> None:
 
 def test_another_certificate_under_a_known_name(own_cluster: LocalCluster) -> None:
     config = own_cluster.config
-    swapped = msgspec.structs.replace(
-        config.worker[0], certificate=config.worker[1].certificate
-    )
-    workers = [swapped, msgspec.structs.replace(config.worker[1], certificate=config.worker[0].certificate), config.worker[2]]  # noqa: E501
+    first, second, third = config.worker
+    workers = [
+        msgspec.structs.replace(first, certificate=second.certificate),
+        msgspec.structs.replace(second, certificate=first.certificate),
+        third,
+    ]
     wrong = tercet.Cluster(
         msgspec.structs.replace(config, worker=workers), own_cluster.owner, own_cluster.client
     )
@@ -182,9 +182,9 @@ def test_another_certificate_under_a_known_name(own_cluster: LocalCluster) -> No
 
 
 def test_a_port_in_use_ends_the_worker_with_one_line(own_cluster: LocalCluster) -> None:
+    config = str(own_cluster.directory / "julia.toml")
     process = subprocess.run(
-        [sys.executable, "-m", "tercet.cli", "worker", "--config"]
-        + [str(own_cluster.directory / "julia.toml")],
+        [sys.executable, "-m", "tercet.cli", "worker", "--config", config],
         capture_output=True,
         text=True,
         timeout=30,

@@ -134,9 +134,7 @@ def test_life_of_a_model(cluster: LocalCluster, model: Lowered, rows: np.ndarray
         tercet.share(other, cluster, "life")
         tercet.serve("life", cluster)
         client.describe("life")
-        np.testing.assert_allclose(
-            client.predict("life", rows), reference(other, rows), atol=CLOSE
-        )
+        np.testing.assert_allclose(client.predict("life", rows), reference(other, rows), atol=CLOSE)
     tercet.remove("life", cluster)
     with pytest.raises(RefusedError, match="not a model name"):
         tercet.share(model, cluster, "a/b")
@@ -295,7 +293,7 @@ def test_who_may_ask_for_what(cluster: LocalCluster, model: Lowered) -> None:
     assert "certificate is not on the list" in log
     with (
         Client(cluster.config, cluster.owner) as client,
-        pytest.raises(RefusedError, match="'owner' with key .* is not on the list"),
+        pytest.raises(RefusedError, match=r"'owner' with key .* is not on the list"),
     ):
         request(client, honest())
     impostor = tercet.Cluster(cluster.config, cluster.client, cluster.client)

@@ -74,10 +74,11 @@ def run_client(cluster_path: str, data: str | None) -> None:
     print()
     for number, cost in enumerate(costs, 1):
         assert cost is not None
+        kilobytes, upload = cost.bytes / 1e3, cost.upload_bytes / 1e3
         print(
             f"request {number}: {cost.seconds * 1e3:6.1f} ms, of which "
-            f"{cost.compute_seconds * 1e3:.1f} ms in the protocol; {cost.bytes / 1e3:.0f} KB between "
-            f"the workers, {cost.rounds} rounds; {cost.upload_bytes / 1e3:.1f} KB sent by the client"
+            f"{cost.compute_seconds * 1e3:.1f} ms in the protocol; {kilobytes:.0f} KB between the "
+            f"workers, {cost.rounds} rounds; {upload:.1f} KB sent by the client"
         )
     _show(images[-1][..., 0], share)
 

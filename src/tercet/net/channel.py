@@ -272,14 +272,12 @@ class Channel:
                 self._reading = True
                 self._in_lock.release()
                 try:
-                    payload = self._read_one(remaining, deadline, tag)
+                    self._read_one(remaining, deadline)
                 finally:
                     self._in_lock.acquire()
                     self._reading = False
                     if self._waiting:
                         self._inbox.notify_all()
-                if payload is not None:
-                    return check_size(self.peer, tag, size, payload)
 
     def _read_one(self, wait: float, deadline: float) -> bool:
         """Read until one frame is complete; False if it did not come in time.

@@ -45,7 +45,7 @@ class Readable(Protocol):
     """What a reader needs of a connection; an ``SSLSocket`` has it."""
 
     # Any: the published types of SSLSocket.read overlook that it returns a count.
-    def read(self, length: int, buffer: memoryview, /) -> Any:  # noqa: ANN401
+    def read(self, length: int, buffer: memoryview, /) -> Any:
         """Read at most ``length`` bytes into ``buffer`` and return how many; 0 at the end."""
 
 

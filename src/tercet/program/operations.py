@@ -225,7 +225,7 @@ def _shift_left(types: Sequence[Type], attrs: Attributes) -> Type:
     (x,) = types
     _no_bits(types)
     bits = _int(attrs, "bits")
-    _require(0 < bits and x.scale + bits <= MAX_SCALE, f"shift left by {bits}")
+    _require(bits > 0 and x.scale + bits <= MAX_SCALE, f"shift left by {bits}")
     return Type(x.shape, x.scale + bits, x.form)
 
 
@@ -233,7 +233,7 @@ def _scale(types: Sequence[Type], attrs: Attributes) -> Type:
     (x,) = types
     _no_bits(types)
     bits = _int(attrs, "bits")
-    _require(0 <= bits and x.scale + bits <= MAX_SCALE, f"scaling by {bits} bits")
+    _require(bits >= 0 and x.scale + bits <= MAX_SCALE, f"scaling by {bits} bits")
     _require(abs(_int(attrs, "multiplier")) < 1 << 48, "multiplier out of range")
     return Type(x.shape, x.scale + bits, x.form)
 

@@ -1,1 +1,1 @@
-
+"""The processes: workers, owners, clients, and what they store and say."""

@@ -1,1 +1,1 @@
-
+"""Replicated secret sharing among three workers, semi-honest."""

@@ -17,7 +17,7 @@ LEAF_BITS = 4
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """``count`` leaves of ``size`` bits each, from bit ``start`` on; ``offset`` of its monomials."""
+    """``count`` leaves of ``size`` bits from bit ``start`` on; ``offset`` of its monomials."""
 
     start: int
     size: int
