@@ -41,6 +41,11 @@ def _convolve(x: jax.Array) -> jax.Array:
     ).transpose(1, 0, 2, 3)
 
 
+def _softmax(x: jax.Array) -> jax.Array:
+    e = jnp.exp(x)
+    return e / e.sum(1, keepdims=True)
+
+
 def _update(x: jax.Array) -> jax.Array:
     return lax.dynamic_update_slice(x, x[:, :2] * 2, (0, 1))
 
@@ -57,7 +62,7 @@ FUNCTIONS: dict[str, tuple[tuple[int, ...], Callable[[jax.Array], jax.Array]]] =
     "convolution in another order": ((2, 5, 7), _convolve),
     "softmax": ((3, 4), lambda x: jax.nn.softmax(x, axis=1)),
     "softmax of two axes": ((3, 4, 2), lambda x: jax.nn.softmax(x, axis=(1, 3))),
-    "softmax spelt out": ((4,), lambda x: jnp.exp(x) / jnp.exp(x).sum(1, keepdims=True)),
+    "softmax spelt out": ((4,), _softmax),
     "masked": ((4,), lambda x: jnp.where(jnp.arange(4) < 2, x, -x)),
     "masked by constants": ((4,), lambda x: jnp.where(jnp.arange(4) < 2, x, -1e3)),
     "chosen": ((4,), lambda x: jnp.where(x > 0.5, 2.0, -1.0)),
@@ -70,6 +75,7 @@ FUNCTIONS: dict[str, tuple[tuple[int, ...], Callable[[jax.Array], jax.Array]]] =
     "absolute": ((4,), jnp.abs),
     "smallest": ((3, 4), lambda x: x.min(axis=1)),
     "update": ((4,), _update),
+    "strided slice": ((5,), lambda x: lax.slice(x, (0, 1), x.shape, (1, 2))),
     "dynamic slice": ((4,), lambda x: lax.dynamic_slice(x, (0, 3), (x.shape[0], 2))),
     "filled padding": ((4,), lambda x: jnp.pad(x, ((0, 0), (1, 2)), constant_values=0.3)),
     "cropping padding": ((4,), lambda x: lax.pad(x, 0.0, ((0, 0, 0), (-1, 2, 1)))),
@@ -98,11 +104,20 @@ def test_program_computes_the_function(case: str) -> None:
         np.testing.assert_allclose(got, expected, atol=1e-4, rtol=1e-4)
 
 
+def _divided(divisor: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+    def function(x: jax.Array) -> jax.Array:
+        e = jnp.exp(x)
+        return e / divisor(e)
+
+    return function
+
+
 NOT_SOFTMAX: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "sums of columns": lambda x: jnp.exp(x) / jnp.exp(x).sum(1, keepdims=True).mT,
-    "sums of other rows": lambda x: jnp.exp(x) / jnp.exp(x).sum(2)[:, None, :],
+    "sums of other rows": _divided(lambda e: e.sum(2)[:, None, :]),
+    "sums turned around": _divided(lambda e: e.sum(2, keepdims=True).reshape(-1, 1, 4)),
+    "unsummed": _divided(lambda e: e),
     "sums of something else": lambda x: jnp.exp(x) / jnp.exp(2 * x).sum(1, keepdims=True),
-    "half": lambda x: jnp.exp(x) / (jnp.exp(x).sum(1, keepdims=True) + 1),
+    "half": _divided(lambda e: e.sum(1, keepdims=True) + 1),
 }
 
 

@@ -39,7 +39,8 @@ def linked(one: TlsTransport, other: TlsTransport) -> bool:
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "tercet.net"]
+    records = [*caplog.get_records("setup"), *caplog.get_records("call")]
+    return [r.getMessage() for r in records if r.name == "tercet.net"]
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])

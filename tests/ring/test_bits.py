@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ring_arrays import EXTREMES, relaxed, words
 
 from tercet.ring import _native, kernels, oracle
+from tests.ring.arrays import EXTREMES, relaxed, words
 
 lengths = st.one_of(
     st.integers(0, 200), st.sampled_from([63, 64, 65, 511, 512, 513, 575, 1024, 1100])

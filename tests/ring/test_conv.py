@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from ring_arrays import EXTREMES, relaxed, words
 
 from tercet.ring import _native, kernels, oracle
+from tests.ring.arrays import EXTREMES, relaxed, words
 
 Words = NDArray[np.uint64]
 

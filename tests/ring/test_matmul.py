@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ring_arrays import EXTREMES, relaxed, words
 
 from tercet.ring import _native, kernels, oracle
+from tests.ring.arrays import EXTREMES, relaxed, words
 
 side = st.integers(0, 21)
 seeds = st.integers(0, 2**32 - 1)

@@ -16,7 +16,6 @@ from tempfile import TemporaryDirectory
 import msgspec
 import numpy as np
 
-import tercet
 from tercet.errors import ModelError, UnsupportedOperation
 from tercet.frontend.reports import LayerReport
 from tercet.frontend.traced import Traced
@@ -59,7 +58,7 @@ def report_elsewhere(path: Path) -> list[LayerReport]:
 
 
 def _run(task: str, path: Path, folder: Path, scale: int) -> None:
-    package = str(Path(tercet.__file__).resolve().parents[1])
+    package = str(Path(__file__).resolve().parents[2])
     search = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
     environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": search}
     command = [sys.executable, "-m", "tercet.frontend.child", task, str(path), str(folder)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from tercet.service.portal import Portal
 T = TypeVar("T")
 
 CONNECT_TIMEOUT = 5.0
+_LARGE = 1 << 20
 
 
 class Connection:
@@ -86,7 +88,7 @@ class Connection:
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT)
         try:
             async with self._sessions[index].post(
-                path, data=encode(body), timeout=limits
+                path, data=_body(encode(body)), timeout=limits
             ) as response:
                 answer = await response.read()
         except TimeoutError as error:
@@ -146,6 +148,11 @@ def most_telling(errors: Sequence[BaseException]) -> BaseException:
         return 2 if type(error) in (TransportError, WorkerError) else 1
 
     return min(errors, key=rank)
+
+
+def _body(data: bytes) -> bytes | io.BytesIO:
+    """Return a large body as a file, so that sending it leaves the loop to others."""
+    return data if len(data) < _LARGE else io.BytesIO(data)
 
 
 def _loop() -> asyncio.AbstractEventLoop:

@@ -1,0 +1,157 @@
+"""The command line against a running local cluster, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tercet.data import Digits
+
+TERCET = [sys.executable, "-m", "tercet.cli"]
+
+
+def tercet(*arguments: object, cluster: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ, TERCET_CLUSTER=str(cluster)) if cluster else None
+    return subprocess.run(
+        [*TERCET, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment,
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("local") / "cluster"
+    process = subprocess.Popen(
+        [*TERCET, "local", "--directory", str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert process.stdout.readline().startswith("Ready")
+    yield Path(re.fullmatch(r"export TERCET_CLUSTER=(.*)\n", line)[1])
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    process.stdout.close()
+
+
+def test_share_serve_predict(
+    cluster: Path, saved: Path, digits: Digits, trained, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "sample.npy", digits.x_train[:64])
+    np.save(tmp_path / "x.npy", digits.x_test[:5])
+    done = tercet(
+        "share", saved, "--name", "digits", "--sample", tmp_path / "sample.npy", cluster=cluster
+    )
+    assert done.returncode == 0, done.stderr
+    assert "owner/digits is shared" in done.stdout
+    done = tercet("serve", "digits", "--max-requests", 2, cluster=cluster)
+    assert "served for 2 requests" in done.stdout
+    out = tmp_path / "y.npy"
+    done = tercet("predict", "digits", tmp_path / "x.npy", "--output", out, cluster=cluster)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"5 rows in .* ms, .* KB between the workers, 18 rounds", done.stderr)
+    np.testing.assert_allclose(
+        np.load(out), trained.predict(digits.x_test[:5], verbose=0), atol=2e-3
+    )
+    done = tercet("predict", "digits", tmp_path / "x.npy", cluster=cluster)
+    assert len(done.stdout.splitlines()) == 5
+    done = tercet("predict", "digits", tmp_path / "x.npy", cluster=cluster)
+    assert done.returncode == 1
+    assert "error: " in done.stderr
+    assert "answered its 2 requests" in done.stderr
+    done = tercet("status", "--json", cluster=cluster)
+    assert done.returncode == 0
+    told = json.loads(done.stdout)
+    assert told["ready"]
+    assert told["workers"][2]["models"][0]["used_requests"] == 2
+    assert "julia" in tercet("status", cluster=cluster).stdout
+    assert tercet("stop", "digits", cluster=cluster).returncode == 0
+    assert tercet("remove", "digits", cluster=cluster).returncode == 0
+    done = tercet("stop", "digits", cluster=cluster)
+    assert "no model 'digits' is shared" in done.stderr
+
+
+def test_check(saved: Path) -> None:
+    done = tercet("check", saved, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["supported"]
+    assert told["rounds"] == 21
+    assert [layer["kind"] for layer in told["layers"]][:3] == [
+        "Conv2D", "AveragePooling2D", "ReLU",
+    ]  # fmt: skip
+    assert sum(layer["bytes"] for layer in told["layers"]) == told["bytes"]
+    table = tercet("check", saved).stdout
+    assert "conv2d" in table
+    assert "total" in table
+
+
+def test_check_names_what_is_not_supported(tmp_path: Path) -> None:
+    import keras
+
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(4, name="first"),
+            keras.layers.Dense(1, activation="sigmoid", name="last"),
+        ]
+    )
+    model.save(tmp_path / "sigmoid.keras")
+    done = tercet("check", tmp_path / "sigmoid.keras", "--json")
+    assert done.returncode == 1
+    layers = {layer["name"]: layer for layer in json.loads(done.stdout)["layers"]}
+    assert layers["first"]["supported"]
+    assert not layers["last"]["supported"]
+    assert layers["last"]["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("check", "none.keras"), "none.keras"),
+        (("status", "--cluster", "none.toml"), "cannot read none.toml"),
+        (("predict", "a", "none.npy", "--cluster", "none.toml"), "cannot read none.npy"),
+        (("worker", "--config", "none.toml"), "cannot read none.toml"),
+    ],
+)
+def test_errors_are_one_line(arguments: tuple[str, ...], words: str) -> None:
+    done = tercet(*arguments)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_keygen(tmp_path: Path) -> None:
+    done = tercet("keygen", "greg", "--directory", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "greg.key").stat().st_mode & 0o777 == 0o600
+    again = tercet("keygen", "greg", "--directory", tmp_path)
+    assert again.returncode == 1
+    assert "greg" in again.stderr
+
+
+def test_the_demo_tells_its_story() -> None:
+    done = tercet("demo")
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "Actual: 7, predicted: 7",
+        "Actual: 2, predicted: 2",
+        "Actual: 1, predicted: 1",
+        "julia, greg, me",
+        "what one worker got of it",
+        "18 rounds",
+    ):
+        assert line in done.stdout
+    assert "for trial only" in done.stderr
