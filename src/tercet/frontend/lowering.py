@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tercet.errors import ModelError, UnsupportedOperation
 from tercet.frontend.hints import describe
-from tercet.frontend.values import Array, Known, Secret, Taint, Value, derive, public
+from tercet.frontend.values import Array, Known, Secret, Taint, Value, derive
 from tercet.program.builder import Builder
 from tercet.program.operations import MAX_SCALE, RANGE_BITS
 from tercet.program.program import Attribute, Role
@@ -286,6 +286,3 @@ def _trim(value: Known) -> Known:
     if shape == value.array.shape:
         return value
     return Known(value.array.reshape(shape), shape, value.taint, value.key, value.origin)
-
-
-__all__ = ["Lowering", "public"]

@@ -23,7 +23,8 @@ MAX_SCALE = 48
 #: Bits of the ring that a truncation or a comparison may use: |x| < 2^62.
 RANGE_BITS = 62
 MAX_RANK = 8
-MAX_EXTENT = 1 << 32
+#: Elements of one value, a row of the batch: bounds what a program can make a worker allocate.
+MAX_ELEMENTS = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,8 +451,9 @@ def infer(op: str, types: Sequence[Type], attrs: Attributes) -> Type:
         f"{op} has an attribute of the wrong kind",
     )
     result = spec.rule(types, attrs)
+    size, power = multiply_extents(result.shape)
     _require(
-        len(result.shape) <= MAX_RANK and all(abs(d) < MAX_EXTENT for d in result.shape),
+        len(result.shape) <= MAX_RANK and size <= MAX_ELEMENTS and power <= 1,
         f"{op} makes a value of shape {result.shape}",
     )
     return result

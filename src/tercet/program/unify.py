@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tercet.errors import ModelError
+from tercet.errors import ModelError, ProgramError
 from tercet.program.builder import Builder
 from tercet.program.program import Attribute, Program, Role
 
@@ -39,8 +39,8 @@ def unify(first: Program, size_first: int, second: Program, size_second: int) ->
         )
 
     def attribute(a: Attribute, b: Attribute, where: str) -> Attribute:
-        if isinstance(a, int) and isinstance(b, int):
-            return extent(a, b, where)
+        if isinstance(a, int) and a == b:  # a plain number is never an extent
+            return a
         if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
             return tuple(extent(x, y, where) for x, y in zip(a, b, strict=True))
         raise _differ(where)
@@ -62,7 +62,13 @@ def unify(first: Program, size_first: int, second: Program, size_second: int) ->
             raise _differ(x.source)
         builder.source = x.source
         attrs = {k: attribute(x.attrs[k], y.attrs[k], x.source) for k in x.attrs}
-        handles.append(builder.emit(x.op, *(handles[n] for n in x.args), **attrs))
+        try:
+            handles.append(builder.emit(x.op, *(handles[n] for n in x.args), **attrs))
+        except ProgramError as error:
+            raise ModelError(
+                f"{x.source or 'the model'} mixes the rows of a batch: {error.message}",
+                "Treat every row of the batch alike",
+            ) from None
     result = builder.finish(*(handles[o] for o in first.outputs))
     return msgspec.structs.replace(result, protocol=first.protocol)
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import msgspec
 
 from tercet.errors import ProgramError
-from tercet.program.operations import MAX_EXTENT, MAX_RANK, MAX_SCALE, infer
+from tercet.program.operations import (
+    MAX_ELEMENTS,
+    MAX_RANK,
+    MAX_SCALE,
+    infer,
+    multiply_extents,
+)
 from tercet.program.program import LANGUAGE_VERSION, Program, Role
 from tercet.program.types import Form
 
@@ -80,7 +86,7 @@ def _verify_inputs(program: Program) -> None:
             raise ProgramError(f"input {value.name!r} of form {form}", _REMEDY)
         if (shape[:1] == (-1,)) is not batched or any(d < 0 for d in shape[batched:]):
             raise ProgramError(f"input {value.name!r} of shape {shape}", _REMEDY)
-        if len(shape) > MAX_RANK or any(d >= MAX_EXTENT for d in shape):
+        if len(shape) > MAX_RANK or multiply_extents(shape)[0] > MAX_ELEMENTS:
             raise ProgramError(f"input {value.name!r} of shape {shape}", _REMEDY)
         if not 0 <= value.type.scale <= MAX_SCALE:
             raise ProgramError(f"input {value.name!r} of scale {value.type.scale}", _REMEDY)
