@@ -16,9 +16,9 @@ from functools import partial
 for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ[variable] = "1"
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from tercet.ring import _native, kernels  # noqa: E402
+from tercet.ring import _native, kernels
 
 MATMULS = [(256, 256, 256), (512, 512, 512), (1024, 1024, 1024), (1, 1024, 1024), (128, 256, 10)]
 CONVS = [

@@ -1,5 +1,5 @@
-// Arguments that are NumPy arrays, taken through the buffer protocol and checked, with messages that
-// name the argument.
+// Arguments that are NumPy arrays, taken through the buffer protocol and checked, with messages
+// that name the argument.
 #pragma once
 
 #include <Python.h>

@@ -38,7 +38,8 @@ inline void transpose_quadwords(__m512i (&r)[8]) {
         even[i] = _mm512_unpacklo_epi64(r[2 * i], r[2 * i + 1]);
         odd[i] = _mm512_unpackhi_epi64(r[2 * i], r[2 * i + 1]);
     }
-    const auto lanes = [](const __m512i(&q)[4], __m512i& c0, __m512i& c1, __m512i& c2, __m512i& c3) {
+    const auto lanes = [](const __m512i(&q)[4], __m512i& c0, __m512i& c1, __m512i& c2,
+                          __m512i& c3) {
         const __m512i low_even = _mm512_shuffle_i64x2(q[0], q[1], 0x88);
         const __m512i low_odd = _mm512_shuffle_i64x2(q[0], q[1], 0xDD);
         const __m512i high_even = _mm512_shuffle_i64x2(q[2], q[3], 0x88);

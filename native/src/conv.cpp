@@ -14,9 +14,9 @@
 namespace tercet {
 namespace {
 
-constexpr index_t block_k = 512;             // depth of a block of the kernel
-constexpr index_t block_pixels = 96;         // output pixels at a time; every tile height divides it
-constexpr index_t buffer_elements = 1 << 15; // padded input at a time: 256 KB
+constexpr index_t block_k = 512;      // depth of a block of the kernel
+constexpr index_t block_pixels = 96;  // output pixels at a time; every tile height divides it
+constexpr index_t buffer_elements = 1 << 15;  // padded input at a time: 256 KB
 constexpr index_t pack_from_pixels = 16;
 constexpr index_t max_terms = 2;
 
@@ -102,8 +102,8 @@ Field padded_input(const ConvShape& s, const u64* x, const Chunk& chunk, Scratch
             const index_t at = chunk.first_row * s.stride.h + i - s.padding_low.h;
             const bool inside = at >= 0 && at % s.input_dilation.h == 0 &&
                                 at / s.input_dilation.h < s.input.h;
-            fill_row(s, inside ? source + at / s.input_dilation.h * s.input.w * s.channels : nullptr,
-                     width, row);
+            const index_t skip = at / s.input_dilation.h * s.input.w * s.channels;
+            fill_row(s, inside ? source + skip : nullptr, width, row);
         }
     }
     return {buffer, row_stride, height * row_stride, s.channels};
@@ -354,8 +354,9 @@ void conv(const ConvShape& s, const ConvTerm* terms, index_t term_count, u64* ou
                                      : padded_input(s, terms[t].x, chunk, image_slot[t]);
                 if (depthwise) {
                     if (repeats > 1) {
-                        fields[t] = repeat_channels(fields[t], chunk.images * fields[t].image_stride,
-                                                    repeats, Scratch::repeated);
+                        const index_t elements = chunk.images * fields[t].image_stride;
+                        fields[t] =
+                            repeat_channels(fields[t], elements, repeats, Scratch::repeated);
                     }
                     depthwise_chunk(table, s, chunk, fields[t], terms[t].w, chunk_out,
                                     accumulate || t > 0);

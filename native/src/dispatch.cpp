@@ -49,8 +49,8 @@ void set_isa(std::string_view name) {
         choices += choices.empty() ? "" : ", ";
         choices += table->name;
     }
-    throw std::invalid_argument("isa '" + std::string(name) + "' is not one of those this processor runs: " +
-                                choices);
+    throw std::invalid_argument("isa '" + std::string(name) +
+                                "' is not one of those this processor runs: " + choices);
 }
 
 std::vector<std::string> available_isas() {

@@ -1,4 +1,5 @@
-// The avx2 kernels. The order of the includes matters: the templates use the `Vec` defined first.
+// The avx2 kernels. The order of the includes matters: the templates use the `Vec` that the
+// first one defines.
 #include "vec_avx2.hpp"
 
 #include "bits_avx2.hpp"

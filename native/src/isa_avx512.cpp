@@ -1,4 +1,5 @@
-// The avx512 kernels. The order of the includes matters: the templates use the `Vec` defined first.
+// The avx512 kernels. The order of the includes matters: the templates use the `Vec` that the
+// first one defines.
 #include "vec_avx512.hpp"
 
 #include "bits_avx512.hpp"

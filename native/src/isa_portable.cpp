@@ -1,4 +1,5 @@
-// The portable kernels. The order of the includes matters: the templates use the `Vec` defined first.
+// The portable kernels. The order of the includes matters: the templates use the `Vec` that the
+// first one defines.
 #include "vec_portable.hpp"
 
 #include "bits_portable.hpp"

@@ -12,8 +12,8 @@
 namespace tercet {
 namespace {
 
-constexpr index_t block_k = 512;          // depth of a block: 128 KB a panel of 32 columns
-constexpr index_t block_m = 48;           // rows of a block of A: 192 KB; every tile height divides it
+constexpr index_t block_k = 512;  // depth of a block: 128 KB a panel of 32 columns
+constexpr index_t block_m = 48;   // rows of a block of A: 192 KB; every tile height divides it
 constexpr index_t packed_b_limit = 1 << 20;  // elements of B packed at a time: 8 MB
 constexpr index_t pack_b_from_rows = 16;  // below that many rows, packing B costs more than it saves
 constexpr index_t max_terms = 2;
@@ -27,7 +27,7 @@ index_t block_depth(index_t k) {
     return std::max<index_t>(1, (k + blocks - 1) / blocks);
 }
 
-// Whether summing along k beats partly masked columns; 48 stands for adding up the lanes at the end.
+// Whether summing along k beats partly masked columns; 48 stands for adding up the lanes.
 bool prefers_dot(const KernelTable& table, index_t m, index_t n, index_t k) {
     return table.lanes > 1 && n <= 2 * table.lanes && m >= 4 &&
            n * (k + 48) < round_up(n, table.lanes) * k;
@@ -55,7 +55,7 @@ void blocked(const KernelTable& table, const MatmulTerm* terms, index_t term_cou
     const index_t panel = table.panel;
     const bool pack_b = n > panel && m >= pack_b_from_rows;
     const index_t width_limit =
-        pack_b ? std::max(panel, packed_b_limit / std::max<index_t>(1, total_k) / panel * panel) : n;
+        pack_b ? std::max(panel, packed_b_limit / total_k / panel * panel) : n;
 
     const u64* rows[max_terms][block_m];
     for (index_t j = 0; j < n; j += width_limit) {

@@ -105,8 +105,8 @@ ConvShape conv_shape(const ArrayView& x, const ArrayView& w, const ArrayView& ou
     w.require_shape({s.kernel.h, s.kernel.w, s.group_channels(), s.filters},
                     "the kernel is (KH, KW, C / groups, O), the input is (N, H, W, C)");
     out.require_shape({s.images, s.output.h, s.output.w, s.filters},
-                      "the input is (N, H, W, C), the kernel is (KH, KW, C / groups, O), the output is "
-                      "(N, OH, OW, O)");
+                      "the input is (N, H, W, C), the kernel is (KH, KW, C / groups, O), the output "
+                      "is (N, OH, OW, O)");
     const Pair reach = s.reach();
     if (s.output.h > 0 && s.output.w > 0 && std::max(reach.h, reach.w) > limit) {
         bad_value(std::string(out.name()) + " reaches over more than " + std::to_string(limit) +
@@ -215,10 +215,12 @@ NB_MODULE(_native, m) {
     using namespace tercet;
     m.doc() = "Kernels on uint64 arrays, modulo 2**64. See tercet.ring.kernels for the public face.";
 
-    m.def("set_isa", [](const std::string& name) { set_isa(name); }, "name"_a,
-          "Use the kernels of this instruction set; ValueError if this processor cannot run them.");
+    m.def(
+        "set_isa", [](const std::string& name) { set_isa(name); }, "name"_a,
+        "Use the kernels of this instruction set; ValueError if this processor cannot run them.");
     m.def("get_isa", [] { return std::string(kernels().name); }, "The instruction set in use.");
-    m.def("available_isas", &available_isas, "The instruction sets this processor runs, best first.");
+    m.def("available_isas", &available_isas,
+          "The instruction sets this processor runs, best first.");
 
     m.def("matmul", &matmul_2d, "a"_a, "b"_a, "out"_a, "accumulate"_a,
           "out (M, N) = or += a (M, K) @ b (K, N).");

@@ -16,8 +16,8 @@ static_assert(std::endian::native == std::endian::little, "the wire format is li
 constexpr index_t word = 64;
 constexpr index_t group = 8;  // plane words at a time: a cache line of every plane
 
-// 64 elements make exactly `Bits` words (Bits < 64). Everything but the data is known when this is compiled, so
-// it unrolls into shifts by constants.
+// 64 elements make exactly `Bits` words (Bits < 64). Everything but the data is known when this is
+// compiled, so it unrolls into shifts by constants.
 template <int Bits>
 void pack_64(const u64* x, std::uint8_t* out) {
     constexpr u64 mask = (u64{1} << Bits) - 1;

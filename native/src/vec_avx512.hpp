@@ -51,7 +51,15 @@ struct Vec {
         s1 = t1;
     }
     static Word value(Sum s) { return s; }
-    static u64 horizontal(Word v) { return static_cast<u64>(_mm512_reduce_add_epi64(v)); }
+    // Not _mm512_reduce_add_epi64: GCC's ends in a signed addition, whose overflow is undefined.
+    static u64 horizontal(Word v) {
+        const __m256i half =
+            _mm256_add_epi64(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+        const __m128i quarter =
+            _mm_add_epi64(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+        return static_cast<u64>(
+            _mm_cvtsi128_si64(_mm_add_epi64(quarter, _mm_unpackhi_epi64(quarter, quarter))));
+    }
     static Word add(Word a, Word b) { return _mm512_add_epi64(a, b); }
     static Word load(const u64* p) { return _mm512_loadu_si512(p); }
     static Word load(const u64* p, Mask m) { return _mm512_maskz_loadu_epi64(m, p); }

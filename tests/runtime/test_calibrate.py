@@ -66,8 +66,10 @@ def test_values_beyond_the_ring_are_noticed() -> None:
     builder = Builder(16)
     x = builder.input("x", Role.INPUT, (-1, 1))
     builder.source = "dense"
-    large = builder.emit("truncate", builder.emit("mul", x, x), shift=16)
-    program = builder.finish(large)
-    calibrate(program, {}, np.array([[2.0**14]]))
+    square = builder.emit("mul", x, x)
+    for _ in range(3):
+        square = builder.emit("add", square, square)
+    program = builder.finish(builder.emit("truncate", square, shift=16))
+    calibrate(program, {}, np.array([[2.0**13]]))
     with pytest.raises(ModelError, match="dense computes values beyond"):
-        calibrate(program, {}, np.array([[2.0**15]]))
+        calibrate(program, {}, np.array([[2.0**14 - 1]]))

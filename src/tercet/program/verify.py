@@ -73,6 +73,20 @@ def verify(program: Program) -> None:
             raise ProgramError(f"output of type {kind}, not a share of a row each", _REMEDY)
 
 
+def verify_release(program: Program) -> None:
+    """Check that the output of a verified program may be released: it ends in a resend.
+
+    Only then do the three summands tell their sum and nothing else. A truncation's third summand,
+    for one, keeps bits of what was cut off.
+
+    Raises:
+        ProgramError: if it does not.
+    """
+    last = program.outputs[0] - len(program.inputs)
+    if last < 0 or program.instructions[last].op != "reshare":
+        raise ProgramError("the output does not end in a resend", _REMEDY)
+
+
 def _verify_inputs(program: Program) -> None:
     names = [i.name for i in program.inputs]
     if len(set(names)) != len(names) or not all(0 < len(n) <= MAX_NAME for n in names):

@@ -11,30 +11,26 @@ from tercet.errors import InputError
 
 Words: TypeAlias = NDArray[np.uint64]
 
-#: Encoded inputs stay below 2^46, so that a product at 2f keeps clear of the 2^62 bound.
-INPUT_BITS = 46
-
-
-def input_limit(scale: int) -> float:
-    """Return the largest absolute value that may be encoded with ``scale`` fractional bits."""
-    return float(2 ** (INPUT_BITS - scale))
+#: Inputs and weights lie below 2^14, and so should every value that a model computes: with up to
+#: 48 fractional bits that keeps clear of the bound 2^62 of truncations and comparisons.
+RANGE_LOG2 = 14
 
 
 def encode(values: NDArray[np.floating[Any]], scale: int, what: str = "value") -> Words:
     """Return the ring elements of real ``values`` (any shape) with ``scale`` fractional bits.
 
     Raises:
-        InputError: if a value is NaN, infinite or beyond ``input_limit``; names the first index.
+        InputError: if a value is NaN, infinite or not below 2^14; names the first index.
     """
     values = np.asarray(values, dtype=np.float64)
-    limit = input_limit(scale)
+    limit = 2.0**RANGE_LOG2
     bad = ~(np.abs(values) < limit)  # also true for NaN
     if bad.any():
         index = tuple(int(i) for i in np.argwhere(bad)[0])
         kind = "out of range" if np.isfinite(values[index]) else "not a finite number"
         raise InputError(
             f"{what} at index {index} is {kind}",
-            f"Values must lie between -{limit:g} and {limit:g} ({scale} fractional bits)",
+            f"Values must lie between -{limit:g} and {limit:g}: rescale them",
         )
     words: Words = np.rint(values * float(1 << scale)).astype(np.int64).view(np.uint64)
     return words

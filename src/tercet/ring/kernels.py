@@ -9,6 +9,7 @@ Unless stated otherwise, an array of another dtype than `uint64` raises `TypeErr
 not fit raise `ValueError`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,20 +93,25 @@ def matmul(
     columns = b[:, None] if b.ndim == 1 else b
     if rows.shape[-1] != columns.shape[-2]:
         raise ValueError(f"shapes {a.shape} and {b.shape} do not fit: K differs")
-    try:
-        batch = np.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
-    except ValueError:
-        raise ValueError(f"batch dimensions of {a.shape} and {b.shape} do not broadcast") from None
+    if columns.ndim == 2:
+        batch = rows.shape[:-2]
+    else:
+        try:
+            batch = np.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
+        except ValueError:
+            raise ValueError(
+                f"batch dimensions of {a.shape} and {b.shape} do not broadcast"
+            ) from None
     m, k, n = rows.shape[-2], rows.shape[-1], columns.shape[-1]
     shape = batch + ((m,) if a.ndim > 1 else ()) + ((n,) if b.ndim > 1 else ())
     target, accumulate = _target(out, accumulate_into, shape)
     full = target.reshape(*batch, m, n)
     if columns.ndim == 2:
         # One matrix for all of a batch: the batch is only more rows.
-        size = int(np.prod(rows.shape[:-1]))
+        size = math.prod(rows.shape[:-1])
         _native.matmul(rows.reshape(size, k), columns, full.reshape(size, n), accumulate)
     elif rows.shape[:-2] == columns.shape[:-2]:
-        size = int(np.prod(batch))
+        size = math.prod(batch)
         _native.batch_matmul(
             rows.reshape(size, m, k),
             columns.reshape(size, k, n),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -10,11 +10,12 @@ from tercet.program.program import Program, Role
 from tercet.program.types import bind_shape
 from tercet.protocol.base import Share
 from tercet.protocol.replicated.sharing import OutputPart, Summand, expand
+from tercet.protocol.rounds import Steps
 from tercet.runtime.interpreter import Words, run
 from tercet.runtime.release import reveal
 from tercet.runtime.session import Measure, Session
 
-#: Rows that one slice takes at most: bounds the memory of a run.
+#: Rows that one slice takes at most; with ``session.IN_FLIGHT`` it bounds the memory of a run.
 SLICE_ROWS = 64
 INPUT_NAME = "input"
 
@@ -44,12 +45,14 @@ def run_batch(
     shares = [expand(pair, INPUT_NAME, bind_shape(shape, rows)) for rows, pair in requests]
     columns = tuple(np.concatenate(c) for c in zip(*(s.parts for s in shares), strict=True))
     total = sum(rows for rows, _ in requests)
-    slices = []
-    for piece, start in enumerate(range(0, total, SLICE_ROWS)):
-        part = Share(tuple(c[start : start + SLICE_ROWS] for c in columns))
-        inputs = {**model, program.inputs[number].name: part}
-        slices.append(run(program, session.protocol(piece), inputs, part.shape[0]))
-    results, measure = session.run(slices, timeout)
+
+    def slices() -> Iterator[Steps[Share]]:
+        for piece, start in enumerate(range(0, total, SLICE_ROWS)):
+            part = Share(tuple(c[start : start + SLICE_ROWS] for c in columns))
+            inputs = {**model, program.inputs[number].name: part}
+            yield run(program, session.protocol(piece), inputs, part.shape[0])
+
+    results, measure = session.run(slices(), timeout)
     joined = tuple(np.concatenate(c) for c in zip(*(r.parts for r in results), strict=True))
     parts, start = [], 0
     for rows, _ in requests:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,16 @@ from tercet.protocol.replicated.protocol import Replicated
 from tercet.protocol.rounds import Received, Round, Steps
 
 _NOTHING = memoryview(b"")
+
+
+#: Slices under way at a time: enough that one computes while others wait for messages.
+IN_FLIGHT = 3
+
+
+def session_id(nonces: tuple[bytes, bytes, bytes], digest: str) -> bytes:
+    """Return the id of the session with these nonces, the same at all three workers."""
+    content = b"tercet session v1\0" + b"".join(nonces) + bytes.fromhex(digest)
+    return hashlib.sha256(content).digest()[:SESSION_BYTES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +59,7 @@ class Session:
         self, transport: Transport, nonces: tuple[bytes, bytes, bytes], digest: str
     ) -> None:
         program = bytes.fromhex(digest)
-        self.id = hashlib.sha256(b"tercet session v1\0" + b"".join(nonces) + program).digest()[
-            :SESSION_BYTES
-        ]
+        self.id = session_id(nonces, digest)
         self._transport = transport
         self._next, self._prev = peers_of(transport.index)
         links = transport.open_session(self.id)
@@ -63,8 +71,11 @@ class Session:
         """Return this worker's side of the protocol for one slice."""
         return Replicated(self._transport.index, self._following, self._preceding, self._own, piece)
 
-    def run(self, slices: Sequence[Steps[Any]], timeout: float) -> tuple[list[Any], Measure]:
+    def run(self, slices: Iterable[Steps[Any]], timeout: float) -> tuple[list[Any], Measure]:
         """Drive the operations, one a slice, to their ends; return their results in order.
+
+        At most ``IN_FLIGHT`` slices are under way; an operation begins when its turn comes. All
+        three workers take the same steps in the same order, hence none waits for another in vain.
 
         Args:
             slices: operations on ``protocol(0)``, ``protocol(1)``, ...
@@ -74,33 +85,38 @@ class Session:
             TransportError: if a message does not come.
         """
         started, before = time.perf_counter(), self._transport.counters
-        results: list[Any] = [None] * len(slices)
-        waiting: dict[int, tuple[int, Round]] = {}
+        results: dict[int, Any] = {}
+        waiting: dict[int, tuple[Steps[Any], int, Round]] = {}
+        coming = enumerate(slices)
+        rounds = 0
 
-        def advance(piece: int, step: int, received: Received | None) -> None:
-            operation = slices[piece]
+        def advance(piece: int, operation: Steps[Any], step: int, got: Received | None) -> None:
+            nonlocal rounds
             try:
-                wanted = next(operation) if received is None else operation.send(received)
+                wanted = next(operation) if got is None else operation.send(got)
             except StopIteration as stop:
                 results[piece] = stop.value
                 waiting.pop(piece, None)
+                rounds = max(rounds, step)
                 return
             tag = Tag(self.id, step, piece)
             if wanted.to_next:
                 self._transport.send(self._next, tag, wanted.to_next)
             if wanted.to_prev:
                 self._transport.send(self._prev, tag, wanted.to_prev)
-            waiting[piece] = (step, wanted)
+            waiting[piece] = (operation, step, wanted)
 
-        for piece in range(len(slices)):
-            advance(piece, 0, None)
-        rounds = 0
-        while waiting:
-            rounds += 1
-            for piece, (step, wanted) in list(waiting.items()):
-                advance(piece, step + 1, self._collect(Tag(self.id, step, piece), wanted, timeout))
+        while True:
+            while len(waiting) < IN_FLIGHT and (following := next(coming, None)) is not None:
+                advance(*following, 0, None)
+            if not waiting:
+                break
+            for piece, (operation, step, wanted) in list(waiting.items()):
+                got = self._collect(Tag(self.id, step, piece), wanted, timeout)
+                advance(piece, operation, step + 1, got)
         sent = self._transport.counters - before
-        return results, Measure(time.perf_counter() - started, sent.bytes, rounds)
+        ordered = [results[piece] for piece in sorted(results)]
+        return ordered, Measure(time.perf_counter() - started, sent.bytes, rounds)
 
     def _collect(self, tag: Tag, wanted: Round, timeout: float) -> Received:
         receive = self._transport.recv

@@ -24,10 +24,14 @@ from tercet.service.failures import to_error, to_failure
 from tercet.service.messages import Offer, PeerMessage, Ready, Run, Withdraw
 
 NONCE_BYTES = 32
-#: Seconds within which a request must reach all three workers.
-OFFER_TIMEOUT = 10.0
+#: Seconds within which a request must reach all three workers. Worker 0 gets seeds alone, the
+#: others the arrays: the upload of these must fit.
+OFFER_TIMEOUT = 20.0
 #: Seconds that an ordered request may wait for its turn.
-QUEUE_TIMEOUT = 120.0
+QUEUE_TIMEOUT = 600.0
+#: Seconds that an offer of a peer is kept for a request that has not arrived here.
+_ORPHAN_SECONDS = 60.0
+#: Requests known at a time: peers' messages beyond it are dropped, clients are told to wait.
 _MAX_PENDING = 10_000
 
 Nonces = tuple[bytes, bytes, bytes]
@@ -67,14 +71,22 @@ class Agreement:
         self._send = send
         self._ordered = ordered
         self._pending: dict[bytes, _Pending] = {}
+        self._next_sweep = 0.0
 
-    async def agree(self, request: bytes, binding: bytes, digests: Mapping[int, bytes]) -> Nonces:
+    async def agree(
+        self,
+        request: bytes,
+        binding: bytes,
+        digests: Mapping[int, bytes],
+        timeout: float = OFFER_TIMEOUT,
+    ) -> Nonces:
         """Compare a request with the peers and return the nonce of each worker.
 
         Args:
             request: its id.
             binding: digest of what was asked and by whom; equal at all three.
             digests: for each peer the digest of the summand held in common with it.
+            timeout: seconds within which it must reach all three.
 
         Raises:
             IntegrityError: if the workers were sent different things.
@@ -89,7 +101,7 @@ class Agreement:
         try:
             for peer, digest in digests.items():
                 self._send(peer, Offer(request, binding, digest, nonce))
-            await self._wait(pending, lambda: len(pending.offers) == len(digests), OFFER_TIMEOUT)
+            await self._wait(pending, lambda: len(pending.offers) == len(digests), timeout)
             for peer, offer in pending.offers.items():
                 if offer.binding != binding or offer.digest != digests[peer]:
                     raise IntegrityError(
@@ -113,13 +125,14 @@ class Agreement:
     def withdraw(self, request: bytes, error: TercetError) -> None:
         """Refuse a request here and tell the peers, so that nobody waits for it."""
         pending = self._pending.pop(request, None)
-        if pending is not None and pending.refusal is None:
-            for peer in range(WORKERS):
-                if peer != self._index:
-                    try:
-                        self._send(peer, Withdraw(request, to_failure(error)))
-                    except TransportError:
-                        continue
+        if pending is not None and pending.refusal is not None:
+            return  # it was a peer that refused: it has told everybody
+        for peer in range(WORKERS):
+            if peer != self._index:
+                try:
+                    self._send(peer, Withdraw(request, to_failure(error)))
+                except TransportError:
+                    continue
 
     def finish(self, request: bytes) -> None:
         """Forget a request that was run."""
@@ -181,10 +194,14 @@ class Agreement:
         return self._pending[request]
 
     def _expire(self) -> None:
-        """Drop what nobody waits for any more; refuse to grow without bound."""
-        horizon = time.monotonic() - QUEUE_TIMEOUT - OFFER_TIMEOUT
-        for request in [r for r, p in self._pending.items() if p.born < horizon]:
-            del self._pending[request]
+        """Drop offers whose request never came; refuse to grow without bound."""
+        now = time.monotonic()
+        if now > self._next_sweep:
+            self._next_sweep = now + 1
+            horizon = now - _ORPHAN_SECONDS
+            orphans = [r for r, p in self._pending.items() if p.mine is None and p.born < horizon]
+            for request in orphans:
+                del self._pending[request]
         if len(self._pending) >= _MAX_PENDING:
             raise WorkerError("too many requests are waiting", "Try again in some seconds")
 

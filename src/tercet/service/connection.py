@@ -88,7 +88,7 @@ class Connection:
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT)
         try:
             async with self._sessions[index].post(
-                path, data=_body(encode(body)), timeout=limits
+                path, data=_body(encode(body)), timeout=limits, allow_redirects=False
             ) as response:
                 answer = await response.read()
         except TimeoutError as error:

@@ -22,11 +22,13 @@ from tercet.net.link import TlsTransport
 from tercet.net.sockets import from_fd
 from tercet.program.program import Program
 from tercet.program.verify import decode as decode_program
+from tercet.program.verify import verify_release
 from tercet.protocol.base import Share
 from tercet.runtime.batch import run_batch
-from tercet.runtime.session import Session
+from tercet.runtime.session import Session, session_id
 from tercet.service.failures import to_failure
 from tercet.service.messages import (
+    Cancel,
     Command,
     Done,
     Event,
@@ -34,6 +36,7 @@ from tercet.service.messages import (
     Job,
     Links,
     Load,
+    Loaded,
     Unload,
     encode,
 )
@@ -85,27 +88,32 @@ class DataPlane:
         while (message := read_message(sys.stdin.buffer)) is not None:
             command = msgspec.msgpack.decode(message, type=Command)
             if isinstance(command, Load):
-                self._load(command)
+                self._tell(self._load(command))
             elif isinstance(command, Unload):
                 self._models.pop(command.model, None)
+            elif isinstance(command, Cancel):
+                refused = f"{self._name} does not run this batch"
+                self._transport.abort(refused, session_id(command.nonces, command.digest))
             else:
                 self._tell(self._run(command))
 
-    def _load(self, command: Load) -> None:
-        program = decode_program(command.program)
+    def _load(self, command: Load) -> Loaded:
         try:
+            program = decode_program(command.program)
+            verify_release(program)
             self._models[command.model] = (program, load_shares(Path(command.path), program))
         except TercetError as error:
             _log.error("model %s: %s", command.model.hex()[:8], error)
+            return Loaded(command.model, to_failure(error))
+        return Loaded(command.model)
 
     def _run(self, job: Job) -> Done | Failed:
-        if job.model not in self._models:
-            reason = WorkerError("the model's shares are not loaded", "See the worker's log")
-            return Failed(job.number, to_failure(reason))
-        program, model = self._models[job.model]
         try:
-            session = Session(self._transport, job.nonces, program.digest())
+            session = Session(self._transport, job.nonces, job.digest)
             try:
+                if job.model not in self._models:
+                    raise WorkerError("the model's shares are not loaded", "See the worker's log")
+                program, model = self._models[job.model]
                 parts, measure = run_batch(session, program, model, job.requests, MESSAGE_TIMEOUT)
             except BaseException as error:
                 session.abort(f"{type(error).__name__} at {self._name}")

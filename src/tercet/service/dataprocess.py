@@ -12,7 +12,18 @@ import msgspec
 from tercet.errors import WorkerError
 from tercet.service.dataplane import Setup
 from tercet.service.failures import to_error
-from tercet.service.messages import Command, Done, Event, Failed, Job, Links, Load, encode
+from tercet.service.messages import (
+    Command,
+    Done,
+    Event,
+    Failed,
+    Failure,
+    Job,
+    Links,
+    Load,
+    Loaded,
+    encode,
+)
 from tercet.service.pipe import HEADER, frame, message_size
 
 _log = logging.getLogger("tercet.worker")
@@ -23,24 +34,23 @@ _RESTART_PAUSE = 0.5
 class DataProcess:
     """Runs jobs in the order of ``submit``.
 
-    ``models`` returns what a new process must load; ``links_changed`` is told of the connected
-    peers.
+    ``models`` returns what a new process must load. ``connected`` holds the peers that it has
+    links to, ``loaded`` the models that it has tried to load, each with its fault if it failed.
     """
 
     def __init__(
         self,
         setup: Setup,
         models: Callable[[], list[Load]],
-        links_changed: Callable[[set[int]], None],
     ) -> None:
         self._setup = setup
         self._models = models
-        self._links_changed = links_changed
         self._process: asyncio.subprocess.Process | None = None
         self._jobs: dict[int, asyncio.Future[Done]] = {}
         self._number = 0
         self._watcher: asyncio.Task[None] | None = None
         self.connected: set[int] = set()
+        self.loaded: dict[bytes, Failure | None] = {}
 
     async def start(self) -> None:
         """Start the process."""
@@ -118,7 +128,8 @@ class DataProcess:
             except (asyncio.IncompleteReadError, ConnectionError):
                 code = await self._process.wait()
                 _log.error("data-plane process ended with code %s; starting another", code)
-            self._links(set())
+            self.connected = set()
+            self.loaded = {}
             jobs, self._jobs = self._jobs, {}
             for future in jobs.values():
                 if not future.done():
@@ -131,7 +142,10 @@ class DataProcess:
             size = message_size(await output.readexactly(HEADER.size))
             event = msgspec.msgpack.decode(await output.readexactly(size), type=Event)
             if isinstance(event, Links):
-                self._links(set(event.connected))
+                self.connected = set(event.connected)
+                continue
+            if isinstance(event, Loaded):
+                self.loaded[event.model] = event.fault
                 continue
             future = self._jobs.pop(event.number, None)
             if future is None or future.done():
@@ -140,10 +154,6 @@ class DataProcess:
                 future.set_exception(to_error(event.reason))
             else:
                 future.set_result(event)
-
-    def _links(self, connected: set[int]) -> None:
-        self.connected = connected
-        self._links_changed(connected)
 
 
 def _gone() -> WorkerError:

@@ -13,11 +13,11 @@ from tercet.errors import RefusedError, SecurityError, TercetError
 from tercet.net.tls import peer_identity
 from tercet.service.failures import http_status, to_failure
 from tercet.service.messages import (
+    Change,
+    Commit,
     Describe,
-    ModelRef,
     Predict,
     Prepare,
-    SetPolicy,
     decode,
     encode,
 )
@@ -81,21 +81,11 @@ def application(worker: Worker, gate: Gate) -> web.Application:
 
     async def commit(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        return worker.commit(owner, decode(await request.read(), ModelRef).id)
+        return worker.commit(owner, decode(await request.read(), Commit).id)
 
-    async def serve(request: web.Request) -> object:
+    async def change(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        asked = decode(await request.read(), SetPolicy)
-        return worker.set_policy(owner, asked.name, asked.policy)
-
-    async def stop(request: web.Request) -> object:
-        owner = gate.caller(request, gate.owners)
-        return worker.stop_serving(owner, decode(await request.read(), ModelRef).name)
-
-    async def remove(request: web.Request) -> object:
-        owner = gate.caller(request, gate.owners)
-        worker.remove(owner, decode(await request.read(), ModelRef).name)
-        return None
+        return await worker.change(owner, decode(await request.read(), Change))
 
     async def predict(request: web.Request) -> object:
         client = gate.caller(request, gate.clients)
@@ -115,9 +105,7 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         ("/v1/describe", describe),
         ("/v1/share/prepare", prepare),
         ("/v1/share/commit", commit),
-        ("/v1/serve", serve),
-        ("/v1/stop", stop),
-        ("/v1/remove", remove),
+        ("/v1/change", change),
         ("/v1/predict", predict),
     ):
         app.router.add_post(path, _reply(handler))

@@ -45,18 +45,22 @@ class Prepare(msgspec.Struct, frozen=True):
     public: dict[str, bytes] = {}
 
 
-class ModelRef(msgspec.Struct, frozen=True):
-    """Owner: commit the prepared model ``id``; or, by ``name``, stop serving or remove it."""
+class Commit(msgspec.Struct, frozen=True):
+    """Owner: the prepared model ``id`` stands under its name from now on."""
 
-    id: bytes = b""
-    name: str = ""
+    id: bytes
 
 
-class SetPolicy(msgspec.Struct, frozen=True):
-    """Owner: serve ``name`` under ``policy``; what was used of an earlier one starts afresh."""
+class Change(msgspec.Struct, frozen=True):
+    """Owner: serve ``name`` under ``policy``, with counts afresh; or ``stop`` or ``remove`` it.
 
+    The three workers compare it before they act, so that they keep the same policy.
+    """
+
+    id: bytes
     name: str
-    policy: Policy
+    policy: Policy | None = None
+    remove: bool = False
 
 
 class Describe(msgspec.Struct, frozen=True):
@@ -167,8 +171,16 @@ class Job(msgspec.Struct, frozen=True, tag=True):
 
     number: int
     model: bytes
+    digest: str
     nonces: tuple[bytes, bytes, bytes]
     requests: list[tuple[int, tuple[Summand, Summand]]]
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True):
+    """Control: this worker does not run the batch with these nonces; tell the peers if they do."""
+
+    digest: str
+    nonces: tuple[bytes, bytes, bytes]
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
@@ -194,8 +206,15 @@ class Links(msgspec.Struct, frozen=True, tag=True):
     connected: list[int]
 
 
-Command = Load | Unload | Job
-Event = Done | Failed | Links
+class Loaded(msgspec.Struct, frozen=True, tag=True):
+    """Data plane: a model's shares are there, or why not."""
+
+    model: bytes
+    fault: Failure | None = None
+
+
+Command = Load | Unload | Job | Cancel
+Event = Done | Failed | Links | Loaded
 
 
 def decode(data: bytes | bytearray | memoryview, kind: type[T]) -> T:

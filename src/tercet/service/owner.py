@@ -17,11 +17,11 @@ from tercet.service.config import WORKERS, ClusterConfig
 from tercet.service.connection import Connection
 from tercet.service.messages import (
     REQUEST_ID_BYTES,
+    Change,
+    Commit,
     Description,
-    ModelRef,
     Policy,
     Prepare,
-    SetPolicy,
     Status,
 )
 
@@ -74,7 +74,7 @@ class Owner:
         model, text = fresh(REQUEST_ID_BYTES), encode(program)
         bodies = [Prepare(model, name, text, pair, public) for pair in deal(secret)]
         self._connection.ask_all("/v1/share/prepare", bodies, type(None), _SHARE_TIMEOUT)
-        return self._all("/v1/share/commit", ModelRef(id=model))
+        return self._all("/v1/share/commit", Commit(model))
 
     def serve(self, name: str, policy: Policy) -> Description:
         """Serve a model under ``policy``.
@@ -82,20 +82,22 @@ class Owner:
         Raises:
             NotFoundError: if this owner has not shared a model of that name.
         """
-        return self._all("/v1/serve", SetPolicy(name, policy))
+        return self._change(name, policy=policy)
 
     def stop(self, name: str) -> Description:
         """Stop serving a model; it stays shared."""
-        return self._all("/v1/stop", ModelRef(name=name))
+        return self._change(name)
 
     def remove(self, name: str) -> None:
         """Delete a model from all three workers."""
-        body = ModelRef(name=name)
-        self._connection.ask_all("/v1/remove", [body] * WORKERS, type(None), _TIMEOUT)
+        self._change(name, remove=True)
 
     def status(self) -> list[Status | BaseException]:
         """Return each worker's status, or why it did not answer."""
         return self._connection.ask_each("/v1/status", [None] * WORKERS, Status, _TIMEOUT)
+
+    def _change(self, name: str, policy: Policy | None = None, remove: bool = False) -> Description:
+        return self._all("/v1/change", Change(fresh(REQUEST_ID_BYTES), name, policy, remove))
 
     def _all(self, path: str, body: object) -> Description:
         return self._connection.ask_all(path, [body] * WORKERS, Description, _TIMEOUT)[0]

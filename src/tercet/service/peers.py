@@ -14,15 +14,17 @@ import msgspec
 from aiohttp import web
 
 from tercet.crypto.identity import Identity
-from tercet.errors import TransportError
-from tercet.net.tls import client_context, explain
+from tercet.errors import SecurityError, TercetError, TransportError
+from tercet.net.tls import client_context, explain, peer_identity
 from tercet.service.config import WorkerEntry, split_address
 from tercet.service.messages import PeerMessage, encode
 
 _log = logging.getLogger("tercet.worker")
 
 PATH = "/v1/peer"
-_HEARTBEAT = 2.0
+# A dead process is noticed at once by its closed connection; this is for a dead machine. Long
+# enough that hashing a large model does not look like death.
+_HEARTBEAT = 20.0
 _MAX_MESSAGE = 1 << 20
 _PAUSE = 0.2
 
@@ -119,7 +121,14 @@ class PeerLinks:
                         told = reason
                 else:
                     told = ""
-                    await self._run(peer, socket)
+                    # Nothing is said before it is sure who listens: a redirect changes nothing.
+                    try:
+                        peer_identity(socket.get_extra_info("ssl_object"), [entry.identity])
+                    except SecurityError as error:
+                        _log.error("no link to %s: %s", entry.name, error.message)
+                        await socket.close()
+                    else:
+                        await self._run(peer, socket)
                 await asyncio.sleep(_PAUSE)
 
     async def _run(self, peer: int, socket: Socket) -> None:
@@ -140,7 +149,10 @@ class PeerLinks:
                 except msgspec.DecodeError as error:
                     _log.error("malformed message of %s: %s", self._entries[peer].name, error)
                     break
-                self._received(peer, decoded)
+                try:
+                    self._received(peer, decoded)
+                except TercetError as error:
+                    _log.error("message of %s: %s", self._entries[peer].name, error)
         finally:
             writer.cancel()
             if self._sockets.get(peer) is socket:

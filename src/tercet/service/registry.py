@@ -284,6 +284,19 @@ class Registry:
                 "Send fewer rows, or ask its owner to serve it again",
             )
 
+    def check_release(self, model: bytes) -> None:
+        """Say no to the release of a result if the model was stopped or removed meanwhile.
+
+        Raises:
+            NotFoundError, RefusedError: if it was.
+        """
+        found = self.by_id(model)
+        if not found.policy.serving:
+            raise RefusedError(
+                f"model {found.name!r} was stopped during the request",
+                "Its owner can serve it again",
+            )
+
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         try:

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import msgspec
 
 from tercet import __version__
 from tercet.crypto.identity import Identity, PublicIdentity
+from tercet.crypto.prg import SECRET_BYTES
 from tercet.errors import (
     ConfigError,
     IntegrityError,
@@ -28,21 +30,24 @@ from tercet.errors import (
 from tercet.program.program import Program
 from tercet.program.types import bind_shape
 from tercet.program.verify import decode as decode_program
+from tercet.program.verify import verify_release
 from tercet.protocol.replicated.sharing import Summand
 from tercet.runtime.batch import INPUT_NAME
 from tercet.service.agreement import QUEUE_TIMEOUT, Agreement, Nonces, join_nonces
 from tercet.service.config import WORKERS, ClusterConfig, split_address
 from tercet.service.dataplane import Peer, Setup
 from tercet.service.dataprocess import DataProcess
+from tercet.service.failures import to_error
 from tercet.service.messages import (
     REQUEST_ID_BYTES,
     Answer,
+    Cancel,
+    Change,
     Description,
     Done,
     Job,
     Load,
     PeerMessage,
-    Policy,
     Predict,
     Prepare,
     Run,
@@ -57,6 +62,10 @@ from tercet.service.scheduler import Queued, Scheduler
 _log = logging.getLogger("tercet.worker")
 
 MAX_ROWS = 65_536
+#: Requests of one client that may be under way at a time.
+MAX_OPEN = 64
+#: Seconds within which a model's shares must reach all three workers.
+SHARE_TIMEOUT = 600.0
 
 
 class _Waiting:
@@ -100,6 +109,7 @@ class Worker:
         self.registry = Registry(state)
         self._programs: dict[bytes, Program] = {}
         self._waiting: dict[bytes, _Waiting] = {}
+        self._open: Counter[str] = Counter()
         self.links = PeerLinks(index, identity, cluster.worker, self._received, self._link_changed)
         self._agreement = Agreement(index, self._names, self.links.send, self._ordered)
         self._scheduler = Scheduler(self._announce)
@@ -107,7 +117,6 @@ class Worker:
         for peer in self._peers:
             host, port = split_address(cluster.worker[peer].data_address)
             peers.append(Peer(peer, host, port, cluster.worker[peer].certificate))
-        self._identity_files = identity
         self._setup = Setup(index, self.name, "", "", peers, data_fd)
         self._data: DataProcess | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -115,17 +124,14 @@ class Worker:
     async def start(self, certificate: str, key: str) -> None:
         """Start the data plane and the links; paths are this worker's own key files."""
         setup = msgspec.structs.replace(self._setup, certificate=certificate, key=key)
-        self._data = DataProcess(setup, self._loads, lambda connected: None)
+        self._data = DataProcess(setup, self._loads)
         await self._data.start()
         self.links.start()
 
     async def stop(self) -> None:
         """End links and data plane; what waits is refused."""
         for waiting in self._waiting.values():
-            if not waiting.answer.done():
-                waiting.answer.set_exception(
-                    WorkerError(f"worker {self.name} is shutting down", "Try again later")
-                )
+            _refuse(waiting, WorkerError(f"worker {self.name} is shutting down", "Try again later"))
         await self.links.stop()
         if self._data is not None:
             await self._data.stop()
@@ -168,6 +174,7 @@ class Worker:
                 f"{request.name[:100]!r} is not a model name", "Use 1 to 100 characters without /"
             )
         program = decode_program(request.program)
+        verify_release(program)
         _check_pair(request.weights)
         await asyncio.to_thread(expand_model, program, request.weights, request.public)
         public = hashlib.sha256()
@@ -177,7 +184,8 @@ class Worker:
         binding = _binding(
             "share", request.name, program.digest(), owner.fingerprint, public.hexdigest()
         )
-        await self._agreement.agree(request.id, binding, self._digests(request.weights))
+        digests = await asyncio.to_thread(self._digests, request.weights)
+        await self._agreement.agree(request.id, binding, digests, SHARE_TIMEOUT)
         self._agreement.finish(request.id)
         await asyncio.to_thread(
             self.registry.prepare,
@@ -197,33 +205,38 @@ class Worker:
         _log.info("model %r of %s shared", committed.name, owner.name)
         return committed.describe()
 
-    def set_policy(self, owner: PublicIdentity, name: str, policy: Policy) -> Description:
-        """Serve a model; only its owner may.
+    async def change(self, owner: PublicIdentity, asked: Change) -> Description:
+        """Serve, stop or remove a model; only its owner may, and all three workers alike.
 
         Raises:
             NotFoundError: if the caller owns no model of that name.
             RefusedError: if a limit is below 1.
+            IntegrityError: if the owner tells the workers different things.
         """
-        for limit in (policy.max_requests, policy.max_rows):
-            if limit is not None and limit < 1:
-                raise RefusedError(f"a limit of {limit}", "Limits are at least 1")
-        model = self.registry.by_name(name, owner.fingerprint)
-        self.registry.set_policy(model.id, policy)
+        _check_id(asked.id)
+        try:
+            for limit in (asked.policy.max_requests, asked.policy.max_rows) if asked.policy else ():
+                if limit is not None and limit < 1:
+                    raise RefusedError(f"a limit of {limit}", "Limits are at least 1")
+            model = self.registry.by_name(asked.name, owner.fingerprint)
+        except TercetError as error:
+            self._agreement.withdraw(asked.id, error)
+            raise
+        binding = _binding("change", model.id.hex(), owner.fingerprint, repr(asked))
+        await self._agreement.agree(asked.id, binding, dict.fromkeys(self._peers, b""))
+        self._agreement.finish(asked.id)
+        if asked.remove:
+            self.registry.remove(model.id)
+            self._programs.pop(model.id, None)
+            self._plane().send(Unload(model.id))
+            _log.info("model %r of %s removed", asked.name, owner.name)
+            return model.describe()
+        if asked.policy is None:
+            self.registry.stop(model.id)
+        else:
+            self.registry.set_policy(model.id, asked.policy)
+        _log.info("model %r of %s: %s", asked.name, owner.name, asked.policy or "stopped")
         return self.registry.by_id(model.id).describe()
-
-    def stop_serving(self, owner: PublicIdentity, name: str) -> Description:
-        """Stop serving a model; only its owner may."""
-        model = self.registry.by_name(name, owner.fingerprint)
-        self.registry.stop(model.id)
-        return self.registry.by_id(model.id).describe()
-
-    def remove(self, owner: PublicIdentity, name: str) -> None:
-        """Delete a model and its shares; only its owner may."""
-        model = self.registry.by_name(name, owner.fingerprint)
-        self.registry.remove(model.id)
-        self._programs.pop(model.id, None)
-        self._plane().send(Unload(model.id))
-        _log.info("model %r of %s removed", name, owner.name)
 
     async def predict(self, client: PublicIdentity, request: Predict) -> Answer:
         """Answer one request, or refuse it.
@@ -233,7 +246,13 @@ class Worker:
             IntegrityError: if digests or shares do not belong together.
             TransportError, WorkerError: if a worker is missing or fails meanwhile.
         """
-        model = self._admit(request)
+        try:
+            self._admit_client(client.fingerprint)
+            model = self._admit(request)
+        except TercetError as error:
+            self._agreement.withdraw(request.id, error)
+            raise
+        self._open[client.fingerprint] += 1
         try:
             binding = _binding(
                 "predict",
@@ -251,6 +270,7 @@ class Worker:
         except TimeoutError:
             raise WorkerError("the request waited too long for its turn", "Try again") from None
         finally:
+            self._open[client.fingerprint] -= 1
             self._waiting.pop(request.id, None)
             self._agreement.finish(request.id)
         _log.info(
@@ -258,6 +278,12 @@ class Worker:
             request.rows,
         )  # fmt: skip
         return answer
+
+    def _admit_client(self, client: str) -> None:
+        if self._open[client] >= MAX_OPEN:
+            raise WorkerError(
+                f"{MAX_OPEN} requests of this client are under way", "Busy: try again in a second"
+            )
 
     def _admit(self, request: Predict) -> Model:
         """Check all that can be checked before asking the peers."""
@@ -277,10 +303,11 @@ class Worker:
         if not 1 <= request.rows <= MAX_ROWS:
             raise RefusedError(f"{request.rows} rows", f"Send 1 to {MAX_ROWS} rows a request")
         self.registry.check(model, request.rows)
+        if (fault := self._plane().loaded.get(model.id)) is not None:
+            raise to_error(fault, f"worker {self.name} cannot use model {model.name!r}")
         shape = bind_shape(self._program(model).input_shape(), request.rows)
         for summand in request.shares:
-            if summand.arrays:
-                summand.expand(INPUT_NAME, shape)  # refuses another size
+            summand.check({INPUT_NAME: shape})
         return model
 
     # Agreement and order.
@@ -295,21 +322,21 @@ class Worker:
         self._agreement.received(peer, message)
         refusal = self._agreement.refusal(message.id)
         waiting = self._waiting.get(message.id)
-        if refusal is not None and waiting is not None and not waiting.answer.done():
-            waiting.answer.set_exception(refusal)
+        if refusal is not None and waiting is not None:
+            _refuse(waiting, refusal)
 
     def _link_changed(self, peer: int, up: bool) -> None:
         if up:
             return
         self._agreement.peer_lost(peer)
         for waiting in self._waiting.values():
-            if not waiting.answer.done():
-                waiting.answer.set_exception(
-                    TransportError(
-                        f"worker {self._names[peer]} was lost during the request",
-                        "Try again when it is back (`tercet status`)",
-                    )
-                )
+            _refuse(
+                waiting,
+                TransportError(
+                    f"worker {self._names[peer]} was lost during the request",
+                    "Try again when it is back (`tercet status`)",
+                ),
+            )
 
     def _ordered(self, request: bytes) -> None:
         waiting = self._waiting.get(request)
@@ -330,21 +357,23 @@ class Worker:
     def _start_batch(self, ids: list[bytes]) -> None:
         """Count each request in the common order, then run those that the policy allows.
 
-        The order and the counts are the same at all three workers, hence so is what is refused.
+        Counts and order are the same at all three workers, hence so is what is refused. Should
+        they differ after all (a worker was restored from a backup, say), ``Cancel`` tells the
+        others at once that this one does not run the batch that they run.
         """
+        asked = [w for w in (self._waiting.get(r) for r in ids) if w is not None]
         batch: list[_Waiting] = []
-        for request in ids:
-            waiting = self._waiting.get(request)
-            if waiting is None:
-                continue
-            asked = waiting.request
+        for waiting in asked:
+            request = waiting.request
             try:
-                self.registry.count(request, asked.model, waiting.client, asked.rows)
+                self.registry.count(request.id, request.model, waiting.client, request.rows)
             except TercetError as error:
-                if not waiting.answer.done():
-                    waiting.answer.set_exception(error)
-                continue
-            batch.append(waiting)
+                _refuse(waiting, error)
+            else:
+                batch.append(waiting)
+        if asked and len(batch) < len(asked):
+            nonces = join_nonces([w.nonces for w in asked])
+            self._plane().send(Cancel(asked[0].request.program_digest, nonces))
         task = asyncio.create_task(self._run_batch(batch))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -354,22 +383,24 @@ class Worker:
             if batch:
                 nonces = join_nonces([w.nonces for w in batch])
                 requests = [(w.request.rows, w.request.shares) for w in batch]
-                job = Job(0, batch[0].request.model, nonces, requests)
+                first = batch[0].request
+                job = Job(0, first.model, first.program_digest, nonces, requests)
                 done = await self._plane().submit(job)
+                self.registry.check_release(first.model)
                 for waiting, answer in zip(batch, _answers(done), strict=True):
                     if not waiting.answer.done():
                         waiting.answer.set_result(answer)
         except TercetError as error:
-            self._fail([w.request.id for w in batch], error)
+            for waiting in batch:
+                _refuse(waiting, error)
         finally:
             if self.index == 0:
                 self._scheduler.finished()
 
     def _fail(self, ids: Sequence[bytes], error: TercetError) -> None:
         for request in ids:
-            waiting = self._waiting.get(request)
-            if waiting is not None and not waiting.answer.done():
-                waiting.answer.set_exception(error)
+            if request in self._waiting:
+                _refuse(self._waiting[request], error)
 
     # Small things.
 
@@ -404,6 +435,11 @@ class Worker:
         return [self._load(m) for m in self.registry.models()]
 
 
+def _refuse(waiting: _Waiting, error: TercetError) -> None:
+    if not waiting.answer.done():
+        waiting.answer.set_exception(error)
+
+
 def _answers(done: Done) -> list[Answer]:
     return [Answer(p, done.seconds, done.bytes_sent, done.rounds) for p in done.parts]
 
@@ -414,9 +450,15 @@ def _check_id(request: bytes) -> None:
 
 
 def _check_pair(pair: tuple[Summand, Summand]) -> None:
-    if any(bool(s.seed) == bool(s.arrays) for s in pair):
+    """Refuse what is not a sharing here, before it could spoil a batch that others share."""
+    for summand in pair:
+        if summand.seed and not summand.arrays and len(summand.seed) == SECRET_BYTES:
+            continue
+        if summand.arrays and not summand.seed:
+            continue
         raise IntegrityError(
-            "a summand is neither a seed nor a set of arrays", "Use Tercet's own client"
+            "a summand is neither a seed of 32 bytes nor a set of arrays",
+            "Use Tercet's own client",
         )
 
 

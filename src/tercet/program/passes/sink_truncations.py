@@ -21,15 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
-import numpy as np
-
 from tercet.program.operations import MAX_SCALE, RANGE_BITS, multiply_extents
 from tercet.program.passes.rewrite import Array, Arrays, Rewrite, count_uses
 from tercet.program.program import Instruction, Program, Role
-from tercet.ring.fixed import INPUT_BITS
-
-#: Values in a model are taken to be below 2^RANGE_LOG2 in real terms.
-RANGE_LOG2 = 14
+from tercet.ring.fixed import RANGE_LOG2
 
 
 def sink_truncations(program: Program, arrays: Arrays) -> tuple[Program, dict[str, Array]]:
@@ -189,17 +184,14 @@ class _Sinker:
         """Return the value of ``handle`` with ``bits`` more fractional bits.
 
         An array that the owner holds is declared again at the higher scale, which keeps more of
-        it, unless it reaches 2^14 and could not be encoded there. Which of the two it is tells
-        the workers that much about a bias, and nothing finer.
+        it; it fits there, since all values are below 2^14.
         """
         if bits == 0:
             return handle
         scale, known = self.rewrite.type_of(handle).scale + bits, self.rewrite.declared(handle)
-        if known is not None and known[1] is not Role.INPUT and scale + RANGE_LOG2 <= INPUT_BITS:
+        if known is not None and known[1] is not Role.INPUT:
             name, role = known
-            array = self.rewrite.arrays[name]
-            if not array.size or np.abs(array).max() < 1 << RANGE_LOG2:
-                return self.rewrite.declare(f"{name}@{scale}", role, array, scale)
+            return self.rewrite.declare(f"{name}@{scale}", role, self.rewrite.arrays[name], scale)
         return self.rewrite.emit(source, "shift_left", handle, bits=bits)
 
     def _size(self, handle: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import msgspec
 import numpy as np
@@ -39,6 +40,24 @@ class Summand(msgspec.Struct, frozen=True):
             state.update(len(part).to_bytes(8, "little"))
             state.update(part)
         return state.digest()
+
+    def check(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Refuse anything but a seed or arrays of exactly these names and shapes.
+
+        Raises:
+            IntegrityError: naming the tensor at fault.
+        """
+        if self.seed and not self.arrays and len(self.seed) == SECRET_BYTES:
+            return
+        sizes = {name: len(data) for name, data in self.arrays.items()}
+        wanted = {name: 8 * prod(shape) for name, shape in shapes.items()}
+        if self.seed or sizes != wanted:
+            wrong = sorted(sizes.items() ^ wanted.items())
+            raise IntegrityError(
+                f"a summand is not a seed of {SECRET_BYTES} bytes nor the arrays that the program "
+                f"takes ({', '.join(f'{n!r}: {b} bytes' for n, b in wrong[:4])})",
+                "Use Tercet's own client",
+            )
 
     def expand(self, name: str, shape: Sequence[int]) -> Words:
         """Return the summand of tensor ``name``.
