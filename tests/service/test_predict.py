@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,16 +16,19 @@ from tercet.errors import (
     InputError,
     IntegrityError,
     NotFoundError,
+    ProgramError,
     RefusedError,
     TransportError,
     WorkerError,
 )
+from tercet.program.program import Role
+from tercet.program.program import encode as program_bytes
 from tercet.protocol.replicated.sharing import Summand, deal
 from tercet.ring.fixed import encode
 from tercet.service.client import Client
 from tercet.service.cluster import LocalCluster
 from tercet.service.connection import Connection
-from tercet.service.messages import Answer, Predict
+from tercet.service.messages import Answer, Change, Description, Policy, Predict, Prepare
 from tests.service.conftest import dense_model, reference
 
 CLOSE = 2e-3
@@ -133,7 +137,6 @@ def test_life_of_a_model(cluster: LocalCluster, model: Lowered, rows: np.ndarray
         other = dense_model(3)
         tercet.share(other, cluster, "life")
         tercet.serve("life", cluster)
-        client.describe("life")
         np.testing.assert_allclose(client.predict("life", rows), reference(other, rows), atol=CLOSE)
     tercet.remove("life", cluster)
     with pytest.raises(RefusedError, match="not a model name"):
@@ -250,13 +253,95 @@ def test_malformed_requests_are_refused(client: Client) -> None:
     for rows in (0, -1, 10**9):
         with pytest.raises(RefusedError, match="rows"):
             request(client, honest(), rows=rows)
-    with pytest.raises(IntegrityError, match="bytes, not"):
+    with pytest.raises(IntegrityError, match="'input': 64 bytes, 'input': 128 bytes"):
         request(client, honest(), rows=2)
-    with pytest.raises(IntegrityError, match="neither a seed nor"):
+    with pytest.raises(IntegrityError, match="neither a seed of 32 bytes nor"):
         request(client, [(Summand(), Summand())] * 3)
     for answer in client._connection.ask_each("/v1/predict", ["nonsense"] * 3, Answer, 20):
         assert isinstance(answer, WorkerError)
         assert "malformed Predict message" in str(answer)
+
+
+def test_a_seed_of_another_length_spoils_nothing_for_others(client: Client) -> None:
+    short = Summand(seed=b"short")
+    real = honest()[1][1]
+    pairs = [(short, short), (short, real), (real, short)]
+    used = client.describe("dense").used_requests
+    with pytest.raises(IntegrityError, match="neither a seed of 32 bytes"):
+        request(client, pairs)
+    assert client.describe("dense").used_requests == used
+
+
+def test_a_worker_that_tampers_with_the_output_is_noticed(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer of greg, changed on its way out of greg."""
+    ask = client._connection.ask_all
+
+    def tampered(path: str, *arguments: object):
+        answers = ask(path, *arguments)
+        if path == "/v1/predict":
+            part = answers[1].part
+            forged = bytes([part.summand[0] ^ 1]) + part.summand[1:]
+            part = msgspec.structs.replace(part, summand=forged)
+            answers[1] = msgspec.structs.replace(answers[1], part=part)
+        return answers
+
+    monkeypatch.setattr(client._connection, "ask_all", tampered)
+    with pytest.raises(IntegrityError, match="workers 0 and 1 released different output shares"):
+        client.predict("dense", np.ones((1, 8)))
+
+
+# An owner of bad will.
+
+
+def test_weights_that_do_not_belong_together_are_refused(
+    cluster: LocalCluster, model: Lowered
+) -> None:
+    words = {
+        g.name: encode(model.arrays[g.name], g.type.scale)
+        for _, g in model.program.named(Role.WEIGHT)
+    }
+    pairs = [list(p) for p in deal(words)]
+    pairs[2][0] = deal(words)[2][0]
+    bodies = [
+        Prepare(name, "bad", program_bytes(model.program), (p[0], p[1]))
+        for name, p in zip([fresh(16)] * 3, pairs, strict=True)
+    ]
+    with (
+        Connection(cluster.config, cluster.owner) as connection,
+        pytest.raises(IntegrityError, match="do not belong together"),
+    ):
+        connection.ask_all("/v1/share/prepare", bodies, type(None), 20)
+    assert all(m.name != "bad" for s in cluster.status() for m in s.models)
+
+
+def test_programs_that_must_not_run_are_refused(cluster: LocalCluster, model: Lowered) -> None:
+    program, pairs = model.program, deal({"a": np.zeros(1, np.uint64)})
+    unmasked = msgspec.structs.replace(
+        program,
+        instructions=program.instructions[:-1],
+        outputs=(program.outputs[0] - 1,),
+    )
+    first = msgspec.structs.replace(program.instructions[0], op="open")
+    unknown = msgspec.structs.replace(program, instructions=(first, *program.instructions[1:]))
+    with Connection(cluster.config, cluster.owner) as connection:
+        for bad, words in ((unmasked, "does not end in a resend"), (unknown, "'open'")):
+            name = fresh(16)
+            bodies = [Prepare(name, "bad", program_bytes(bad), p) for p in pairs]
+            with pytest.raises(ProgramError, match=words):
+                connection.ask_all("/v1/share/prepare", bodies, type(None), 20)
+
+
+def test_an_owner_cannot_set_different_policies(cluster: LocalCluster, client: Client) -> None:
+    name = fresh(16)
+    bodies = [Change(name, "dense", Policy(True, limit)) for limit in (None, 3, None)]
+    with (
+        Connection(cluster.config, cluster.owner) as connection,
+        pytest.raises(IntegrityError, match="do not belong together"),
+    ):
+        connection.ask_all("/v1/change", bodies, Description, 20)
+    assert client.describe("dense").policy == Policy(True)
 
 
 def test_a_request_sent_to_one_worker_alone_stalls_nothing(
@@ -279,7 +364,7 @@ def test_a_request_sent_to_one_worker_alone_stalls_nothing(
     thread.start()
     np.testing.assert_allclose(client.predict("dense", rows), reference(model, rows), atol=CLOSE)
     thread.join(30)
-    assert any("not all three workers within 10 s" in str(e) for e in caught)
+    assert any("not all three workers within 20 s" in str(e) for e in caught)
 
 
 def test_who_may_ask_for_what(cluster: LocalCluster, model: Lowered) -> None:

@@ -119,8 +119,8 @@ def serve(name: str, cluster_path: str, max_requests: int | None, max_rows: int 
 
     cluster = api.Cluster.load(cluster_path)
     api.serve(name, cluster, max_requests=max_requests, max_rows=max_rows)
-    limit = "without a limit" if max_requests is None else f"for {max_requests} requests"
-    click.echo(f"{name} is served {limit}")
+    limits = [f"{n} {what}" for n, what in ((max_requests, "requests"), (max_rows, "rows")) if n]
+    click.echo(f"{name} is served " + (f"for {', '.join(limits)}" if limits else "without a limit"))
 
 
 @cli.command()

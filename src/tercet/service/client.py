@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tercet.crypto.identity import Identity
 from tercet.crypto.prg import fresh
-from tercet.errors import InputError, IntegrityError
+from tercet.errors import InputError, IntegrityError, NotFoundError
 from tercet.program.types import Shape, bind_shape, format_dim
 from tercet.protocol.replicated.sharing import Summand, combine, deal
 from tercet.ring.fixed import decode, encode
@@ -108,7 +108,18 @@ class Client:
             IntegrityError: if a worker tampers or the workers disagree.
         """
         started = time.perf_counter()
-        model = self._known.get(name) or self.describe(name)
+        known = self._known.get(name)
+        try:
+            return self._predict(known or self.describe(name), name, inputs, started)
+        except NotFoundError:
+            if known is None or self.describe(name).id == known.id:
+                raise
+        # The model was removed and shared again since this client met it.
+        return self._predict(self._known[name], name, inputs, started)
+
+    def _predict(
+        self, model: Description, name: str, inputs: ArrayLike, started: float
+    ) -> NDArray[np.float32]:
         values = check_input(inputs, model.input_shape, name)
         words = encode(values, model.scale, "input")
         results: list[NDArray[np.float64]] = []
