@@ -374,14 +374,6 @@ def test_a_bit_or_a_public_value_is_no_output() -> None:
         lower(*model.finish(model.array("p", (4,), Role.PUBLIC)))
 
 
-def test_the_protocol_is_kept() -> None:
-    import msgspec
-
-    program, arrays = Model((4,)).finish(-1)
-    program = msgspec.structs.replace(program, protocol="masked")
-    assert lower(program, arrays)[0].protocol == "masked"
-
-
 # --- narrow -----------------------------------------------------------------------------------
 
 

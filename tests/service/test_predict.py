@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import msgspec
 import numpy as np
@@ -28,7 +29,16 @@ from tercet.ring.fixed import encode
 from tercet.service.client import Client
 from tercet.service.cluster import LocalCluster
 from tercet.service.connection import Connection
-from tercet.service.messages import Answer, Change, Description, Policy, Predict, Prepare
+from tercet.service.messages import (
+    Answer,
+    Change,
+    Describe,
+    Description,
+    Policy,
+    Predict,
+    Prepare,
+    Status,
+)
 from tests.service.conftest import dense_model, reference
 
 CLOSE = 2e-3
@@ -219,8 +229,10 @@ def test_an_inconsistent_sharing_is_refused(client: Client, worker: int, positio
     other = deal({"input": encode(np.zeros((1, 8)), 16)})
     pairs[worker][position] = other[worker][position]
     used = client.describe("dense").used_requests
+    started = time.monotonic()
     with pytest.raises(IntegrityError, match="do not belong together"):
         request(client, [tuple(p) for p in pairs])
+    assert time.monotonic() - started < 5, "a worker waited in vain"
     assert client.describe("dense").used_requests == used
 
 
@@ -245,6 +257,53 @@ def test_a_replayed_request_is_refused(client: Client) -> None:
     request(client, pairs, id=name)
     with pytest.raises(RefusedError, match="already answered"):
         request(client, pairs, id=name)
+
+
+def test_an_id_that_is_under_way_disturbs_nobody(client: Client, model: Lowered) -> None:
+    """The same id sent to one worker again, while many requests run: all of these succeed."""
+    known, pairs = client.describe("dense"), honest()
+    stop = threading.Event()
+    wrong: list[object] = []
+
+    def attack() -> None:
+        with Connection(client._connection.cluster, client._connection.identity) as connection:
+            while not stop.is_set():
+                name = fresh(16)
+                body = Predict(name, known.id, known.program_digest, 1, pairs[1])
+                late = Predict(fresh(5), known.id, known.program_digest, 1, pairs[1])
+                huge = Predict(bytes(1 << 20), known.id, known.program_digest, 1, pairs[1])
+                for bad in (late, huge):
+                    connection.ask_each("/v1/predict", [None, bad, None], Answer, 20)
+                bodies = [msgspec.structs.replace(body, shares=p) for p in pairs]
+                first = threading.Thread(
+                    target=lambda b=bodies: connection.ask_each("/v1/predict", b, Answer, 20)
+                )
+                first.start()
+                with Connection(connection.cluster, connection.identity) as second:
+                    second.ask_each("/v1/predict", [None, body, None], Answer, 20)
+                first.join(20)
+
+    attacker = threading.Thread(target=attack)
+    attacker.start()
+    started = time.monotonic()
+    try:
+        for seed in range(60):
+            x = np.random.default_rng(seed).normal(0, 1, (1, 8))
+            error = np.abs(client.predict("dense", x) - reference(model, x)).max()
+            if error > CLOSE:
+                wrong.append(error)
+    finally:
+        stop.set()
+        attacker.join(60)
+    assert not wrong
+    assert time.monotonic() - started < 30
+    states = client._connection.ask_all("/v1/status", [None] * 3, Status, 10)
+    assert len({next(m for m in s.models if m.id == known.id).used_requests for s in states}) == 1
+
+
+def test_large_and_compressed_bodies_are_refused(client: Client) -> None:
+    answers = client._connection.ask_each("/v1/describe", [Describe("x" * 100_000)] * 3, Answer, 20)
+    assert all("a body of" in str(a) for a in answers)
 
 
 def test_malformed_requests_are_refused(client: Client) -> None:

@@ -40,7 +40,8 @@ _EXP2 = (
 def exp_negative(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -> Steps[Share]:
     """Return exp(x) with ``WORK_SCALE`` fractional bits, for x <= 0 with ``scale`` bits.
 
-    Domain: -2^(bits-1-scale) < x <= 0. Below -21.4 the result is 0 within its error.
+    Domain: x <= 0, above -2^(bits-1) and -2^37 units of the last place. Below -21.4 the result
+    is 0 within its error.
     Absolute error: approximation 6e-8, rounding below 16 units of 2^-24 (1e-6).
     """
     f = WORK_SCALE
@@ -51,7 +52,7 @@ def exp_negative(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -
     s = add_constant(protocol, s, 2.0**-f, f)
     top = float((1 << INTEGER_BITS) - 1)
     room = yield from protocol.relu(
-        constant_minus(protocol, top, s, f), 0, min(bits + f - scale + 1, 62), f"{at}/clamp"
+        constant_minus(protocol, top, s, f), 0, max(8, min(bits + f - scale + 1, 62)), f"{at}/clamp"
     )
     s = constant_minus(protocol, top, room, f)  # min(s, top)
     planes = yield from together(

@@ -133,9 +133,12 @@ class TlsTransport(Transport):
 
     def open_session(self, session: bytes) -> dict[int, PairLink]:
         """See ``Transport.open_session``."""
-        channels = [self._channel(peer) for peer in self._peers]
-        for channel in channels:
-            channel.admit(session)
+        # Under the lock: a link that is replaced meanwhile must find the session on its list, so
+        # that it ends, instead of going on with the old link's key.
+        with self._changed:
+            channels = [self._channel(peer) for peer in self._peers]
+            for channel in channels:
+                channel.admit(session)
         return {channel.peer: channel.link for channel in channels}
 
     def send(self, peer: int, tag: Tag, buffers: Sequence[Buffer]) -> None:

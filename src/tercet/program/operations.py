@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TypeAlias, cast
 
 from tercet.errors import ProgramError
@@ -24,7 +25,11 @@ MAX_SCALE = 48
 RANGE_BITS = 62
 MAX_RANK = 8
 #: Elements of one value, a row of the batch: bounds what a program can make a worker allocate.
-MAX_ELEMENTS = 1 << 28
+MAX_ELEMENTS = 1 << 27
+#: Largest stride, dilation, padding or number of groups of a convolution.
+MAX_STEP = 1 << 16
+#: Most elements of a pooling window: they are visited one by one.
+MAX_WINDOW = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,20 @@ def _reshape(types: Sequence[Type], attrs: Attributes) -> Type:
         multiply_extents(shape) == multiply_extents(x.shape),
         f"reshape of {x.shape} to {shape} changes the size",
     )
+    # Rows of a batch may belong to different clients: none may move into another's place.
+    _require(
+        _before_batch(shape) == _before_batch(x.shape),
+        f"reshape of {x.shape} to {shape} mixes the rows of a batch",
+    )
     return Type(shape, x.scale, x.form)
+
+
+def _before_batch(shape: Shape) -> int:
+    """Return the number of elements across the axes before the batch axis (0 without one)."""
+    for axis, d in enumerate(shape):
+        if d < 0:
+            return prod(shape[:axis])
+    return 0
 
 
 def _transpose(types: Sequence[Type], attrs: Attributes) -> Type:
@@ -204,6 +222,7 @@ def window_shape(shape: Shape, attrs: Attributes) -> Shape:
     _require(
         len(window) == len(strides) == len(low) == len(high) == len(shape), "window of another rank"
     )
+    _require(0 < prod(window) <= MAX_WINDOW and min(window) > 0, f"window {window}")
     result = []
     for d, w, s, lo, hi in zip(shape, window, strides, low, high, strict=True):
         _require(w > 0 and s > 0 and 0 <= lo < w and 0 <= hi < max(w, s), "window out of range")
@@ -278,7 +297,12 @@ def conv_shape(x: Shape, w: Shape, attrs: Attributes) -> Shape:
     _require(
         all(len(v) == rank for v in (strides, low, high, dil_x, dil_w)), "convolution attributes"
     )
-    _require(min(*strides, *dil_x, *dil_w, groups) > 0, "convolution attributes below 1")
+    steps = (*strides, *dil_x, *dil_w, groups)
+    _require(
+        min(steps) > 0 and max(*steps, *map(abs, low), *map(abs, high)) <= MAX_STEP,
+        "convolution attributes out of range",
+    )
+    _require(x[-1] > 0 and min(w) > 0, "convolution over a symbolic axis")
     _require(
         x[-1] == w[-2] * groups and w[-1] % groups == 0,
         f"convolution of {x[-1]} channels with a kernel of {w[-2:]} in {groups} groups",
@@ -366,7 +390,6 @@ def _maximum(types: Sequence[Type], attrs: Attributes) -> Type:
 def _reduce_max(types: Sequence[Type], attrs: Attributes) -> Type:
     _shares(types)
     _check_bits(attrs)
-    _require(all(types[0].shape[a] > 0 for a in _tuple(attrs, "axes")), "maximum of nothing")
     return _sum(types, attrs)
 
 
@@ -453,7 +476,7 @@ def infer(op: str, types: Sequence[Type], attrs: Attributes) -> Type:
     result = spec.rule(types, attrs)
     size, power = multiply_extents(result.shape)
     _require(
-        len(result.shape) <= MAX_RANK and size <= MAX_ELEMENTS and power <= 1,
+        len(result.shape) <= MAX_RANK and 0 < size <= MAX_ELEMENTS and power <= 1,
         f"{op} makes a value of shape {result.shape}",
     )
     return result

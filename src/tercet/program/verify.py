@@ -18,6 +18,9 @@ from tercet.program.types import Form
 MAX_INSTRUCTIONS = 100_000
 MAX_INPUTS = 20_000
 MAX_NAME = 200
+#: Elements of all weights together.
+MAX_WEIGHTS = 1 << 28
+PROTOCOLS = ("replicated",)
 
 _REMEDY = "Trace and share the model again with this version of Tercet"
 
@@ -45,6 +48,10 @@ def verify(program: Program) -> None:
     if program.version != LANGUAGE_VERSION:
         raise ProgramError(
             f"program in language version {program.version}, not {LANGUAGE_VERSION}", _REMEDY
+        )
+    if program.protocol not in PROTOCOLS:
+        raise ProgramError(
+            f"program for protocol {program.protocol[:40]!r}", f"Use one of {', '.join(PROTOCOLS)}"
         )
     if not 1 <= program.scale <= MAX_SCALE // 2:
         raise ProgramError(f"{program.scale} fractional bits", "Use 1 to 24 fractional bits")
@@ -93,14 +100,19 @@ def _verify_inputs(program: Program) -> None:
         raise ProgramError("inputs with empty, overlong or equal names", _REMEDY)
     if len(program.named(Role.INPUT)) != 1:
         raise ProgramError("a program takes exactly one input from its client", _REMEDY)
-    for value in program.inputs:
+    sizes = [multiply_extents(i.type.shape)[0] for i in program.inputs]
+    if sum(sizes) > MAX_WEIGHTS:
+        raise ProgramError(
+            f"{sum(sizes)} weights in all", f"At most {MAX_WEIGHTS} can be shared as one model"
+        )
+    for value, size in zip(program.inputs, sizes, strict=True):
         shape, form = value.type.shape, value.type.form
         batched = value.role is Role.INPUT
         if form is not (Form.PUBLIC if value.role is Role.PUBLIC else Form.SHARE):
             raise ProgramError(f"input {value.name!r} of form {form}", _REMEDY)
         if (shape[:1] == (-1,)) is not batched or any(d < 0 for d in shape[batched:]):
             raise ProgramError(f"input {value.name!r} of shape {shape}", _REMEDY)
-        if len(shape) > MAX_RANK or multiply_extents(shape)[0] > MAX_ELEMENTS:
+        if len(shape) > MAX_RANK or not 0 < size <= MAX_ELEMENTS:
             raise ProgramError(f"input {value.name!r} of shape {shape}", _REMEDY)
         if not 0 <= value.type.scale <= MAX_SCALE:
             raise ProgramError(f"input {value.name!r} of scale {value.type.scale}", _REMEDY)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from tercet.program.operations import multiply_extents
 from tercet.program.program import Program, Role
 from tercet.program.types import bind_shape
 from tercet.protocol.base import Share
@@ -17,7 +18,15 @@ from tercet.runtime.session import Measure, Session
 
 #: Rows that one slice takes at most; with ``session.IN_FLIGHT`` it bounds the memory of a run.
 SLICE_ROWS = 64
+#: Elements of the largest value of a slice, where a single row does not exceed it.
+SLICE_ELEMENTS = 1 << 23
 INPUT_NAME = "input"
+
+
+def slice_rows(program: Program) -> int:
+    """Return the rows of a slice: the same at all workers, as it follows from the program."""
+    sizes = [multiply_extents(i.type.shape)[0] for i in program.instructions]
+    return max(1, min(SLICE_ROWS, SLICE_ELEMENTS // max(sizes, default=1)))
 
 
 def run_batch(
@@ -45,10 +54,11 @@ def run_batch(
     shares = [expand(pair, INPUT_NAME, bind_shape(shape, rows)) for rows, pair in requests]
     columns = tuple(np.concatenate(c) for c in zip(*(s.parts for s in shares), strict=True))
     total = sum(rows for rows, _ in requests)
+    step = slice_rows(program)
 
     def slices() -> Iterator[Steps[Share]]:
-        for piece, start in enumerate(range(0, total, SLICE_ROWS)):
-            part = Share(tuple(c[start : start + SLICE_ROWS] for c in columns))
+        for piece, start in enumerate(range(0, total, step)):
+            part = Share(tuple(c[start : start + step] for c in columns))
             inputs = {**model, program.inputs[number].name: part}
             yield run(program, session.protocol(piece), inputs, part.shape[0])
 

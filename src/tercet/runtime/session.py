@@ -27,12 +27,6 @@ _NOTHING = memoryview(b"")
 IN_FLIGHT = 3
 
 
-def session_id(nonces: tuple[bytes, bytes, bytes], digest: str) -> bytes:
-    """Return the id of the session with these nonces, the same at all three workers."""
-    content = b"tercet session v1\0" + b"".join(nonces) + bytes.fromhex(digest)
-    return hashlib.sha256(content).digest()[:SESSION_BYTES]
-
-
 @dataclass(frozen=True, slots=True)
 class Measure:
     """What a session took at this worker: seconds, payload bytes sent, rounds of a slice."""
@@ -59,7 +53,8 @@ class Session:
         self, transport: Transport, nonces: tuple[bytes, bytes, bytes], digest: str
     ) -> None:
         program = bytes.fromhex(digest)
-        self.id = session_id(nonces, digest)
+        content = b"tercet session v1\0" + b"".join(nonces) + program
+        self.id = hashlib.sha256(content).digest()[:SESSION_BYTES]
         self._transport = transport
         self._next, self._prev = peers_of(transport.index)
         links = transport.open_session(self.id)

@@ -1,13 +1,10 @@
-"""How the three workers agree on a request before anything of it runs.
+"""How the three workers compare a request before anything of it runs.
 
-1. Each worker, on arrival, *offers* the request to the two others: what was asked, the digest of
-   the one summand that it shares with the other, and a nonce. A digest goes to the summand's
-   other holder only: whoever lacks the summand could test guesses of the data against it.
-2. A worker that has both offers and finds them equal to its own reports *ready* to worker 0.
-3. Worker 0 orders what is ready everywhere and announces each batch (*run*); all workers take
-   batches in that order.
-
-A request that reached one worker alone is never ordered and stalls nothing.
+Each worker, on arrival, *offers* the request to the two others: what was asked, the digest of the
+one summand that it shares with the other, and a nonce. A digest goes to the summand's other holder
+only: whoever lacks the summand could test guesses of the data against it. A worker goes on once it
+has both offers and finds them equal to its own. A request that reached one worker alone is never
+ordered and stalls nothing.
 """
 
 from __future__ import annotations
@@ -15,24 +12,25 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
 from tercet.crypto.prg import fresh
 from tercet.errors import IntegrityError, TercetError, TransportError, WorkerError
 from tercet.service.config import WORKERS
-from tercet.service.failures import to_error, to_failure
-from tercet.service.messages import Offer, PeerMessage, Ready, Run, Withdraw
+from tercet.service.failures import to_failure
+from tercet.service.messages import REQUEST_ID_BYTES, Offer, PeerMessage, Withdraw
 
 NONCE_BYTES = 32
 #: Seconds within which a request must reach all three workers. Worker 0 gets seeds alone, the
 #: others the arrays: the upload of these must fit.
 OFFER_TIMEOUT = 20.0
-#: Seconds that an ordered request may wait for its turn.
-QUEUE_TIMEOUT = 600.0
 #: Seconds that an offer of a peer is kept for a request that has not arrived here.
 _ORPHAN_SECONDS = 60.0
-#: Requests known at a time: peers' messages beyond it are dropped, clients are told to wait.
+#: Requests known at a time: peers' offers beyond it are dropped, clients are told to wait.
 _MAX_PENDING = 10_000
+#: Withdrawals kept for requests that have not arrived here yet.
+_MAX_WITHDRAWN = 1_000
 
 Nonces = tuple[bytes, bytes, bytes]
 
@@ -40,23 +38,21 @@ Nonces = tuple[bytes, bytes, bytes]
 class _Pending:
     """A request of which this worker knows, from its client or from a peer."""
 
-    def __init__(self, changed: asyncio.Event) -> None:
+    def __init__(self) -> None:
         self.born = time.monotonic()
-        self.changed = changed
-        self.mine: Offer | None = None
+        self.changed = asyncio.Event()
+        self.arrived = False
         self.offers: dict[int, Offer] = {}
-        self.ready: set[int] = set()
         self.refusal: TercetError | None = None
 
 
 class Agreement:
-    """This worker's part in agreeing.
+    """This worker's part in comparing requests.
 
     Args:
         index: this worker.
         names: names of the three workers, for messages to people.
         send: passes a message to a peer; raises TransportError if it is not connected.
-        ordered: called at worker 0 with each request that is ready at all three.
     """
 
     def __init__(
@@ -64,13 +60,12 @@ class Agreement:
         index: int,
         names: Sequence[str],
         send: Callable[[int, PeerMessage], None],
-        ordered: Callable[[bytes], None],
     ) -> None:
         self._index = index
         self._names = names
         self._send = send
-        self._ordered = ordered
         self._pending: dict[bytes, _Pending] = {}
+        self._withdrawn: OrderedDict[bytes, TercetError] = OrderedDict()
         self._next_sweep = 0.0
 
     async def agree(
@@ -90,18 +85,20 @@ class Agreement:
 
         Raises:
             IntegrityError: if the workers were sent different things.
-            WorkerError: if the request did not reach all three in time.
+            WorkerError: if the request did not reach all three in time, or is under way already.
             TransportError: if a peer is not connected.
         """
+        if (refusal := self._withdrawn.pop(request, None)) is not None:
+            raise refusal
         pending = self._entry(request)
-        if pending.mine is not None:
+        if pending.arrived:
             raise WorkerError("a request with this id is under way", "Send a new request")
+        pending.arrived = True
         nonce = fresh(NONCE_BYTES)
-        pending.mine = Offer(request, binding, b"", nonce)
         try:
             for peer, digest in digests.items():
                 self._send(peer, Offer(request, binding, digest, nonce))
-            await self._wait(pending, lambda: len(pending.offers) == len(digests), timeout)
+            await self._wait(pending, len(digests), timeout)
             for peer, offer in pending.offers.items():
                 if offer.binding != binding or offer.digest != digests[peer]:
                     raise IntegrityError(
@@ -110,23 +107,49 @@ class Agreement:
                         "Use Tercet's own client, the same version as the workers",
                     )
         except TercetError as error:
-            self.withdraw(request, error)
+            self._tell(request, error)
             raise
+        finally:
+            del self._pending[request]
         nonces = [pending.offers[p].nonce if p != self._index else nonce for p in range(WORKERS)]
         return (nonces[0], nonces[1], nonces[2])
 
-    def report_ready(self, request: bytes) -> None:
-        """Tell worker 0 that ``request`` may run."""
-        if self._index == 0:
-            self._mark_ready(0, request)
-        else:
-            self._send(0, Ready(request))
+    def refuse(self, request: bytes, error: TercetError) -> None:
+        """Tell the peers that a request was refused on arrival, so that none waits for it."""
+        pending = self._pending.get(request)
+        if pending is None or not pending.arrived:
+            self._pending.pop(request, None)
+            self._tell(request, error)
 
-    def withdraw(self, request: bytes, error: TercetError) -> None:
-        """Refuse a request here and tell the peers, so that nobody waits for it."""
-        pending = self._pending.pop(request, None)
-        if pending is not None and pending.refusal is not None:
-            return  # it was a peer that refused: it has told everybody
+    def offered(self, peer: int, offer: Offer) -> None:
+        """Take a peer's offer."""
+        if len(offer.id) == REQUEST_ID_BYTES:
+            pending = self._entry(offer.id)
+            pending.offers.setdefault(peer, offer)
+            pending.changed.set()
+
+    def withdrawn(self, request: bytes, refusal: TercetError) -> None:
+        """Note that a peer refuses a request, which may not have arrived here yet."""
+        known = self._pending.get(request)
+        if known is not None and known.arrived:
+            known.refusal = known.refusal or refusal
+            known.changed.set()
+        elif len(request) == REQUEST_ID_BYTES:
+            self._pending.pop(request, None)
+            self._withdrawn[request] = refusal
+            if len(self._withdrawn) > _MAX_WITHDRAWN:
+                self._withdrawn.popitem(last=False)
+
+    def peer_lost(self, peer: int) -> None:
+        """Fail everything that waits: it needs all three workers."""
+        for pending in self._pending.values():
+            pending.refusal = pending.refusal or TransportError(
+                f"worker {self._names[peer]} is not connected",
+                "Try again when it is back (`tercet status`)",
+            )
+            pending.changed.set()
+
+    def _tell(self, request: bytes, error: TercetError) -> None:
         for peer in range(WORKERS):
             if peer != self._index:
                 try:
@@ -134,48 +157,10 @@ class Agreement:
                 except TransportError:
                     continue
 
-    def finish(self, request: bytes) -> None:
-        """Forget a request that was run."""
-        self._pending.pop(request, None)
-
-    def refusal(self, request: bytes) -> TercetError | None:
-        """Return why a peer withdrew the request, if one did."""
-        pending = self._pending.get(request)
-        return pending.refusal if pending else None
-
-    def received(self, peer: int, message: PeerMessage) -> None:
-        """Take a message of a peer (``Run`` goes elsewhere)."""
-        if isinstance(message, Run):
-            return
-        pending = self._entry(message.id)
-        if isinstance(message, Offer):
-            pending.offers.setdefault(peer, message)
-        elif isinstance(message, Ready):
-            self._mark_ready(peer, message.id)
-        elif pending.refusal is None:
-            pending.refusal = to_error(message.reason, self._names[peer])
-        pending.changed.set()
-
-    def peer_lost(self, peer: int) -> None:
-        """Fail everything that waits: it needs all three workers."""
-        for pending in self._pending.values():
-            if pending.refusal is None:
-                pending.refusal = TransportError(
-                    f"worker {self._names[peer]} is not connected",
-                    "Try again when it is back (`tercet status`)",
-                )
-            pending.changed.set()
-
-    def _mark_ready(self, worker: int, request: bytes) -> None:
-        pending = self._entry(request)
-        pending.ready.add(worker)
-        if len(pending.ready) == WORKERS:
-            self._ordered(request)
-
-    async def _wait(self, pending: _Pending, done: Callable[[], bool], timeout: float) -> None:
+    async def _wait(self, pending: _Pending, offers: int, timeout: float) -> None:
         try:
             async with asyncio.timeout(timeout):
-                while not done() and pending.refusal is None:
+                while len(pending.offers) < offers and pending.refusal is None:
                     pending.changed.clear()
                     await pending.changed.wait()
         except TimeoutError:
@@ -189,18 +174,19 @@ class Agreement:
 
     def _entry(self, request: bytes) -> _Pending:
         if request not in self._pending:
-            self._expire()
-            self._pending[request] = _Pending(asyncio.Event())
+            self._sweep()
+            self._pending[request] = _Pending()
         return self._pending[request]
 
-    def _expire(self) -> None:
+    def _sweep(self) -> None:
         """Drop offers whose request never came; refuse to grow without bound."""
         now = time.monotonic()
         if now > self._next_sweep:
             self._next_sweep = now + 1
             horizon = now - _ORPHAN_SECONDS
-            orphans = [r for r, p in self._pending.items() if p.mine is None and p.born < horizon]
-            for request in orphans:
+            for request in [
+                r for r, p in self._pending.items() if not p.arrived and p.born < horizon
+            ]:
                 del self._pending[request]
         if len(self._pending) >= _MAX_PENDING:
             raise WorkerError("too many requests are waiting", "Try again in some seconds")

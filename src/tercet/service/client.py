@@ -29,6 +29,7 @@ from tercet.service.messages import (
 
 #: Rows of one request; more are sent as several.
 REQUEST_ROWS = 4096
+REQUEST_BYTES = 64 << 20
 #: Seconds to wait for the workers to describe a model, and to answer a request.
 DESCRIBE_TIMEOUT = 10.0
 REQUEST_TIMEOUT = 180.0
@@ -125,8 +126,9 @@ class Client:
         results: list[NDArray[np.float64]] = []
         answers: list[Answer] = []
         upload = 0
-        for start in range(0, len(words), REQUEST_ROWS):
-            part = words[start : start + REQUEST_ROWS]
+        step = max(1, min(REQUEST_ROWS, REQUEST_BYTES // max(1, words[0].nbytes)))
+        for start in range(0, len(words), step):
+            part = words[start : start + step]
             shares = deal({INPUT_NAME: part})
             upload += sum(len(a) for p in shares for s in p for a in s.arrays.values())
             request = fresh(REQUEST_ID_BYTES)

@@ -25,10 +25,9 @@ from tercet.program.verify import decode as decode_program
 from tercet.program.verify import verify_release
 from tercet.protocol.base import Share
 from tercet.runtime.batch import run_batch
-from tercet.runtime.session import Session, session_id
+from tercet.runtime.session import Session
 from tercet.service.failures import to_failure
 from tercet.service.messages import (
-    Cancel,
     Command,
     Done,
     Event,
@@ -91,9 +90,6 @@ class DataPlane:
                 self._tell(self._load(command))
             elif isinstance(command, Unload):
                 self._models.pop(command.model, None)
-            elif isinstance(command, Cancel):
-                refused = f"{self._name} does not run this batch"
-                self._transport.abort(refused, session_id(command.nonces, command.digest))
             else:
                 self._tell(self._run(command))
 

@@ -128,14 +128,27 @@ class DataProcess:
             except (asyncio.IncompleteReadError, ConnectionError):
                 code = await self._process.wait()
                 _log.error("data-plane process ended with code %s; starting another", code)
+            except Exception:  # nonsense on the pipe: start afresh
+                _log.exception("data-plane process is out of step; starting another")
+                self._process.kill()
+                await self._process.wait()
             self.connected = set()
             self.loaded = {}
             jobs, self._jobs = self._jobs, {}
             for future in jobs.values():
                 if not future.done():
                     future.set_exception(_gone())
+            await self._respawn()
+
+    async def _respawn(self) -> None:
+        while True:
             await asyncio.sleep(_RESTART_PAUSE)
-            await self._spawn()
+            try:
+                await self._spawn()
+            except (OSError, WorkerError):
+                _log.exception("cannot start the data-plane process; trying again")
+            else:
+                return
 
     async def _read(self, output: asyncio.StreamReader) -> None:
         while True:

@@ -26,8 +26,10 @@ from tercet.service.worker import Worker
 
 _log = logging.getLogger("tercet.worker")
 
-#: Largest body: a sharing of a model of some 10^8 parameters.
-MAX_BODY = 2 << 30
+#: Largest bodies: a sharing of a model of some 2.5 10^8 weights, a request, anything else.
+MAX_MODEL = (2 << 30) + (1 << 24)
+MAX_REQUEST = 256 << 20
+MAX_SMALL = 64 << 10
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -72,24 +74,25 @@ def application(worker: Worker, gate: Gate) -> web.Application:
 
     async def describe(request: web.Request) -> object:
         gate.caller(request, [*gate.clients, *gate.owners])
-        return worker.describe(decode(await request.read(), Describe).name)
+        return worker.describe(decode(await _body(request, MAX_SMALL), Describe).name)
 
     async def prepare(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        await worker.prepare(owner, decode(await request.read(), Prepare))
+        body = await _body(request, MAX_MODEL)
+        await worker.prepare(owner, await asyncio.to_thread(decode, body, Prepare))
         return None
 
     async def commit(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        return worker.commit(owner, decode(await request.read(), Commit).id)
+        return worker.commit(owner, decode(await _body(request, MAX_SMALL), Commit).id)
 
     async def change(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        return await worker.change(owner, decode(await request.read(), Change))
+        return await worker.change(owner, decode(await _body(request, MAX_SMALL), Change))
 
     async def predict(request: web.Request) -> object:
         client = gate.caller(request, gate.clients)
-        return await worker.predict(client, decode(await request.read(), Predict))
+        return await worker.predict(client, decode(await _body(request, MAX_REQUEST), Predict))
 
     async def peer(request: web.Request) -> web.StreamResponse:
         other = gate.caller(request, gate.workers)
@@ -98,7 +101,7 @@ def application(worker: Worker, gate: Gate) -> web.Application:
             raise RefusedError("the lower index dials", "Give everybody the same cluster.toml")
         return await worker.links.accept(index, request)
 
-    app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors])
+    app = web.Application(client_max_size=MAX_MODEL, middlewares=[_errors])
     app.router.add_get(PATH, peer)
     for path, handler in (
         ("/v1/status", status),
@@ -110,6 +113,21 @@ def application(worker: Worker, gate: Gate) -> web.Application:
     ):
         app.router.add_post(path, _reply(handler))
     return app
+
+
+async def _body(request: web.Request, limit: int) -> bytes:
+    """Return the body of a request, never compressed and of a length that was announced.
+
+    Raises:
+        RefusedError: if it is longer than ``limit`` bytes.
+    """
+    length = request.content_length
+    if "Content-Encoding" in request.headers or length is None or length > limit:
+        raise RefusedError(
+            f"a body of {'unknown length' if length is None else f'{length} bytes'}",
+            f"Send at most {limit} bytes, not compressed, with their length",
+        )
+    return await request.read()
 
 
 def _reply(handler: Callable[[web.Request], Awaitable[object]]) -> Handler:

@@ -48,9 +48,12 @@ async def serve(
     control = from_fd(control_fd) if control_fd is not None else bind(*split_address(entry.address))
     data = from_fd(data_fd) if data_fd is not None else bind(*split_address(entry.data_address))
     worker = Worker(index, identity, cluster, Path(config.state), data.fileno())
+    owners = [PublicIdentity.load(p) for p in config.owners]
+    if len({o.name for o in owners}) < len(owners):
+        raise ConfigError("two owners have the same name", "Names tell their models apart")
     gate = Gate(
         [w.identity for w in cluster.worker],
-        [PublicIdentity.load(p) for p in config.owners],
+        owners,
         [PublicIdentity.load(p) for p in config.clients],
     )
     context = server_context(identity, gate.all)

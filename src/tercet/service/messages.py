@@ -127,12 +127,6 @@ class Offer(msgspec.Struct, frozen=True, tag=True):
     nonce: bytes
 
 
-class Ready(msgspec.Struct, frozen=True, tag=True):
-    """To worker 0: ``id`` is consistent and counted here; it may run."""
-
-    id: bytes
-
-
 class Withdraw(msgspec.Struct, frozen=True, tag=True):
     """``id`` is refused here, for ``reason``: it must not run anywhere."""
 
@@ -141,12 +135,20 @@ class Withdraw(msgspec.Struct, frozen=True, tag=True):
 
 
 class Run(msgspec.Struct, frozen=True, tag=True):
-    """From worker 0: run these requests together, next."""
+    """From worker 0: batch number ``batch`` shall be these requests."""
 
+    batch: int
     ids: list[bytes]
 
 
-PeerMessage = Offer | Ready | Withdraw | Run
+class Accepted(msgspec.Struct, frozen=True, tag=True):
+    """Of batch ``batch`` I have counted these, and refuse the others."""
+
+    batch: int
+    ids: list[bytes]
+
+
+PeerMessage = Offer | Withdraw | Run | Accepted
 
 
 # Between the two processes of one worker.
@@ -174,13 +176,6 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     digest: str
     nonces: tuple[bytes, bytes, bytes]
     requests: list[tuple[int, tuple[Summand, Summand]]]
-
-
-class Cancel(msgspec.Struct, frozen=True, tag=True):
-    """Control: this worker does not run the batch with these nonces; tell the peers if they do."""
-
-    digest: str
-    nonces: tuple[bytes, bytes, bytes]
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
@@ -213,7 +208,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     fault: Failure | None = None
 
 
-Command = Load | Unload | Job | Cancel
+Command = Load | Unload | Job
 Event = Done | Failed | Links | Loaded
 
 

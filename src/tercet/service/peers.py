@@ -152,7 +152,9 @@ class PeerLinks:
                 try:
                     self._received(peer, decoded)
                 except TercetError as error:
-                    _log.error("message of %s: %s", self._entries[peer].name, error)
+                    _log.warning("message of %s: %s", self._entries[peer].name, error.message)
+                except Exception:  # whatever it is, the link must stand
+                    _log.exception("message of %s", self._entries[peer].name)
         finally:
             writer.cancel()
             if self._sockets.get(peer) is socket:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +78,7 @@ class Model:
 
 
 class Registry:
-    """The durable state of one worker. Used from one thread at a time.
+    """The durable state of one worker. All of it but ``write_shares`` belongs to one thread.
 
     Raises:
         ConfigError: if the folder cannot be used.
@@ -89,7 +89,7 @@ class Registry:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.chmod(folder, 0o700)
             (folder / "models").mkdir(exist_ok=True, mode=0o700)
-            self._db = sqlite3.connect(folder / "registry.db", check_same_thread=False)
+            self._db = sqlite3.connect(folder / "registry.db")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_SCHEMA)
@@ -108,29 +108,18 @@ class Registry:
         """Return the file of a model's shares."""
         return self._folder / "models" / f"{model.hex()}.safetensors"
 
-    def prepare(
-        self,
-        model: bytes,
-        name: str,
-        owner: tuple[str, str],
-        program: bytes,
-        weights: tuple[Summand, Summand],
-        public: Mapping[str, bytes],
+    def write_shares(
+        self, model: bytes, weights: tuple[Summand, Summand], public: Mapping[str, bytes]
     ) -> None:
-        """Store a model under its id; its name stands only after ``commit``.
+        """Write a model's shares to its file, durably. May run in a thread of its own.
 
         Raises:
-            RefusedError: if the id is taken, or the owner has a model of that name.
+            RefusedError: if there is such a file.
+            WorkerError: if the disk refuses.
         """
-        taken = self._db.execute(
-            "SELECT 1 FROM models WHERE id = ? OR (committed AND name = ? AND owner_key = ?)",
-            (model, name, owner[1]),
-        ).fetchone()
-        if taken:
-            raise RefusedError(
-                f"a model {name!r} of yours is already shared",
-                "Remove it first, or choose another name",
-            )
+        final = self.path(model)
+        if final.exists():
+            raise RefusedError("a model with this id is there", "Share it under a new id")
         arrays: dict[str, NDArray[np.uint8]] = {}
         for position, summand in enumerate(weights):
             if summand.seed:
@@ -139,7 +128,6 @@ class Registry:
                 arrays[f"{position}:array:{key}"] = np.frombuffer(data, np.uint8)
         for key, data in public.items():
             arrays[f"public:{key}"] = np.frombuffer(data, np.uint8)
-        final = self.path(model)
         partial = final.with_suffix(".partial")
         try:
             save_file(arrays, partial, metadata={"format": str(FORMAT_VERSION)})
@@ -150,6 +138,29 @@ class Registry:
         except (OSError, SafetensorError) as error:
             partial.unlink(missing_ok=True)
             raise WorkerError(f"cannot store the model: {error}", "See the worker's disk") from None
+
+    def prepare(self, model: bytes, name: str, owner: tuple[str, str], program: bytes) -> None:
+        """Enter a model whose shares are written; its name stands only after ``commit``.
+
+        Args:
+            model: its id.
+            name: the name that its owner gave it.
+            owner: name and fingerprint of the owner.
+            program: the verified program, encoded.
+
+        Raises:
+            RefusedError: if the owner has a model of that name.
+        """
+        taken = self._db.execute(
+            "SELECT 1 FROM models WHERE committed AND name = ? AND owner_key = ?",
+            (name, owner[1]),
+        ).fetchone()
+        if taken:
+            self.path(model).unlink(missing_ok=True)
+            raise RefusedError(
+                f"a model {name!r} of yours is already shared",
+                "Remove it first, or choose another name",
+            )
         digest = decode(program).digest()
         with self._transaction():
             self._db.execute(
@@ -237,32 +248,41 @@ class Registry:
             self._db.execute("DELETE FROM models WHERE id = ?", (model,))
         self.path(model).unlink(missing_ok=True)
 
-    def count(self, request: bytes, model: bytes, client: str, rows: int) -> None:
-        """Count one request of ``rows`` rows, durably, or refuse it.
+    def admit(self, request: bytes, model: Model, rows: int, ahead: Sequence[int] = ()) -> None:
+        """Say no to a request if it was counted before or the policy of ``model`` refuses it.
+
+        Args:
+            request: its id.
+            model: the model as it stands.
+            rows: rows of the request.
+            ahead: rows of requests of this model that are admitted but not counted yet.
 
         Raises:
-            RefusedError: not served, exhausted, or a request id that was counted before.
-            NotFoundError: if the model is gone.
+            RefusedError: with the limit that was reached.
         """
+        if self._db.execute("SELECT 1 FROM requests WHERE id = ?", (request,)).fetchone():
+            raise RefusedError("a request with this id was already answered", "Send a new request")
+        self.check(model, rows, ahead)
+
+    def count(self, requests: Sequence[tuple[bytes, bytes, str, int]]) -> None:
+        """Count admitted requests, ``(id, model, client, rows)`` each, durably.
+
+        Raises:
+            WorkerError: if the disk refuses; none is counted then.
+        """
+        now = time.time()
         with self._transaction():
-            self.check(self.by_id(model), rows)
-            try:
-                self._db.execute(
-                    "INSERT INTO requests VALUES (?, ?, ?, ?, ?)",
-                    (request, model, client, rows, time.time()),
-                )
-            except sqlite3.IntegrityError:
-                raise RefusedError(
-                    "a request with this id was already answered", "Send a new request"
-                ) from None
-            self._db.execute(
+            self._db.executemany(
+                "INSERT INTO requests VALUES (?, ?, ?, ?, ?)", [(*r, now) for r in requests]
+            )
+            self._db.executemany(
                 "UPDATE models SET used_requests = used_requests + 1, used_rows = used_rows + ? "
                 "WHERE id = ?",
-                (rows, model),
+                [(rows, model) for _, model, _, rows in requests],
             )
 
-    def check(self, model: Model, rows: int) -> None:
-        """Say no if the policy of ``model`` does.
+    def check(self, model: Model, rows: int, ahead: Sequence[int] = ()) -> None:
+        """Say no if the policy of ``model`` does; for the arguments see ``admit``.
 
         Raises:
             RefusedError: with the limit that was reached.
@@ -272,13 +292,17 @@ class Registry:
             raise RefusedError(
                 f"model {model.name!r} is not being served", "Its owner can serve it again"
             )
-        if policy.max_requests is not None and model.used_requests >= policy.max_requests:
+        if (
+            policy.max_requests is not None
+            and model.used_requests + len(ahead) >= policy.max_requests
+        ):
             raise RefusedError(
                 f"model {model.name!r} has answered its {policy.max_requests} requests",
                 "Its owner can serve it again",
             )
-        if policy.max_rows is not None and model.used_rows + rows > policy.max_rows:
-            left = policy.max_rows - model.used_rows
+        used_rows = model.used_rows + sum(ahead)
+        if policy.max_rows is not None and used_rows + rows > policy.max_rows:
+            left = policy.max_rows - used_rows
             raise RefusedError(
                 f"model {model.name!r} has {left} of {policy.max_rows} rows left, not {rows}",
                 "Send fewer rows, or ask its owner to serve it again",
@@ -303,7 +327,9 @@ class Registry:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
                 yield
-        except sqlite3.OperationalError as error:
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.Error as error:
             raise WorkerError(
                 f"cannot write the registry: {error}", "See the worker's disk"
             ) from None

@@ -39,10 +39,6 @@ class Scheduler:
         self._queue.append(request)
         self._pump()
 
-    def drop(self, request: bytes) -> None:
-        """Take a request out that was withdrawn."""
-        self._queue = deque(q for q in self._queue if q.id != request)
-
     def finished(self) -> None:
         """A batch has ended here."""
         self._running -= 1

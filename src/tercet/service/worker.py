@@ -27,25 +27,24 @@ from tercet.errors import (
     TransportError,
     WorkerError,
 )
-from tercet.program.program import Program
-from tercet.program.types import bind_shape
+from tercet.program.program import Program, Role
+from tercet.program.types import Shape, bind_shape
 from tercet.program.verify import decode as decode_program
 from tercet.program.verify import verify_release
 from tercet.protocol.replicated.sharing import Summand
 from tercet.runtime.batch import INPUT_NAME
-from tercet.service.agreement import QUEUE_TIMEOUT, Agreement, Nonces, join_nonces
+from tercet.service.agreement import Agreement
+from tercet.service.batches import Batches, Waiting
 from tercet.service.config import WORKERS, ClusterConfig, split_address
 from tercet.service.dataplane import Peer, Setup
 from tercet.service.dataprocess import DataProcess
 from tercet.service.failures import to_error
 from tercet.service.messages import (
     REQUEST_ID_BYTES,
+    Accepted,
     Answer,
-    Cancel,
     Change,
     Description,
-    Done,
-    Job,
     Load,
     PeerMessage,
     Predict,
@@ -56,8 +55,7 @@ from tercet.service.messages import (
     Withdraw,
 )
 from tercet.service.peers import PeerLinks
-from tercet.service.registry import Model, Registry, expand_model
-from tercet.service.scheduler import Queued, Scheduler
+from tercet.service.registry import Model, Registry
 
 _log = logging.getLogger("tercet.worker")
 
@@ -66,16 +64,8 @@ MAX_ROWS = 65_536
 MAX_OPEN = 64
 #: Seconds within which a model's shares must reach all three workers.
 SHARE_TIMEOUT = 600.0
-
-
-class _Waiting:
-    """A prediction between agreement and answer."""
-
-    def __init__(self, request: Predict, client: str, nonces: Nonces) -> None:
-        self.request = request
-        self.client = client
-        self.nonces = nonces
-        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+#: Bytes from which hashing leaves the event loop.
+_LARGE = 1 << 20
 
 
 class Worker:
@@ -108,30 +98,36 @@ class Worker:
         self._started = time.monotonic()
         self.registry = Registry(state)
         self._programs: dict[bytes, Program] = {}
-        self._waiting: dict[bytes, _Waiting] = {}
         self._open: Counter[str] = Counter()
         self.links = PeerLinks(index, identity, cluster.worker, self._received, self._link_changed)
-        self._agreement = Agreement(index, self._names, self.links.send, self._ordered)
-        self._scheduler = Scheduler(self._announce)
+        self._agreement = Agreement(index, self._names, self.links.send)
+        self._batches = Batches(
+            index,
+            self.links.send,
+            self._accept,
+            self._count,
+            lambda job: self._plane().submit(job),
+            self.registry.check_release,
+        )
         peers = []
         for peer in self._peers:
             host, port = split_address(cluster.worker[peer].data_address)
             peers.append(Peer(peer, host, port, cluster.worker[peer].certificate))
         self._setup = Setup(index, self.name, "", "", peers, data_fd)
         self._data: DataProcess | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, certificate: str, key: str) -> None:
         """Start the data plane and the links; paths are this worker's own key files."""
         setup = msgspec.structs.replace(self._setup, certificate=certificate, key=key)
         self._data = DataProcess(setup, self._loads)
         await self._data.start()
+        self._batches.start()
         self.links.start()
 
     async def stop(self) -> None:
         """End links and data plane; what waits is refused."""
-        for waiting in self._waiting.values():
-            _refuse(waiting, WorkerError(f"worker {self.name} is shutting down", "Try again later"))
+        gone = WorkerError(f"worker {self.name} is shutting down", "Try again later")
+        await self._batches.stop(gone)
         await self.links.stop()
         if self._data is not None:
             await self._data.stop()
@@ -176,25 +172,20 @@ class Worker:
         program = decode_program(request.program)
         verify_release(program)
         _check_pair(request.weights)
-        await asyncio.to_thread(expand_model, program, request.weights, request.public)
-        public = hashlib.sha256()
-        for key in sorted(request.public):
-            public.update(f"{len(key)} {key} {len(request.public[key])} ".encode())
-            public.update(request.public[key])
+        for summand in request.weights:
+            summand.check(_shapes(program, Role.WEIGHT) or {"": (1,)})
+        public = Summand(arrays=request.public)
+        public.check(_shapes(program, Role.PUBLIC))
         binding = _binding(
-            "share", request.name, program.digest(), owner.fingerprint, public.hexdigest()
+            "share", request.name, program.digest(), owner.fingerprint, public.digest().hex()
         )
-        digests = await asyncio.to_thread(self._digests, request.weights)
+        digests = await self._digests(request.weights)
         await self._agreement.agree(request.id, binding, digests, SHARE_TIMEOUT)
-        self._agreement.finish(request.id)
         await asyncio.to_thread(
-            self.registry.prepare,
-            request.id,
-            request.name,
-            (owner.name, owner.fingerprint),
-            request.program,
-            request.weights,
-            request.public,
+            self.registry.write_shares, request.id, request.weights, request.public
+        )
+        self.registry.prepare(
+            request.id, request.name, (owner.name, owner.fingerprint), request.program
         )
         _log.info("model %r of %s prepared", request.name, owner.name)
 
@@ -220,11 +211,10 @@ class Worker:
                     raise RefusedError(f"a limit of {limit}", "Limits are at least 1")
             model = self.registry.by_name(asked.name, owner.fingerprint)
         except TercetError as error:
-            self._agreement.withdraw(asked.id, error)
+            self._agreement.refuse(asked.id, error)
             raise
         binding = _binding("change", model.id.hex(), owner.fingerprint, repr(asked))
         await self._agreement.agree(asked.id, binding, dict.fromkeys(self._peers, b""))
-        self._agreement.finish(asked.id)
         if asked.remove:
             self.registry.remove(model.id)
             self._programs.pop(model.id, None)
@@ -246,14 +236,15 @@ class Worker:
             IntegrityError: if digests or shares do not belong together.
             TransportError, WorkerError: if a worker is missing or fails meanwhile.
         """
-        try:
-            self._admit_client(client.fingerprint)
-            model = self._admit(request)
-        except TercetError as error:
-            self._agreement.withdraw(request.id, error)
-            raise
+        _check_id(request.id)
+        self._admit_client(client.fingerprint)
         self._open[client.fingerprint] += 1
         try:
+            try:
+                model = self._admit(request)
+            except TercetError as error:
+                self._agreement.refuse(request.id, error)
+                raise
             binding = _binding(
                 "predict",
                 request.model.hex(),
@@ -261,22 +252,18 @@ class Worker:
                 str(request.rows),
                 client.fingerprint,
             )
-            nonces = await self._agreement.agree(request.id, binding, self._digests(request.shares))
-            waiting = _Waiting(request, client.fingerprint, nonces)
-            self._waiting[request.id] = waiting
-            self._agreement.report_ready(request.id)
-            async with asyncio.timeout(QUEUE_TIMEOUT):
-                answer = await waiting.answer
-        except TimeoutError:
-            raise WorkerError("the request waited too long for its turn", "Try again") from None
+            digests = await self._digests(request.shares)
+            nonces = await self._agreement.agree(request.id, binding, digests)
+            answer = await self._batches.answer(Waiting(request, client.fingerprint, nonces))
         finally:
             self._open[client.fingerprint] -= 1
-            self._waiting.pop(request.id, None)
-            self._agreement.finish(request.id)
         _log.info(
-            "answered %s for %s on %r: %d rows", request.id.hex()[:8], client.name, model.name,
+            "answered %s for %s on %r: %d rows",
+            request.id.hex()[:8],
+            client.name,
+            model.name,
             request.rows,
-        )  # fmt: skip
+        )
         return answer
 
     def _admit_client(self, client: str) -> None:
@@ -287,7 +274,6 @@ class Worker:
 
     def _admit(self, request: Predict) -> Model:
         """Check all that can be checked before asking the peers."""
-        _check_id(request.id)
         _check_pair(request.shares)
         if missing := self._missing():
             raise TransportError(
@@ -302,7 +288,7 @@ class Worker:
             )
         if not 1 <= request.rows <= MAX_ROWS:
             raise RefusedError(f"{request.rows} rows", f"Send 1 to {MAX_ROWS} rows a request")
-        self.registry.check(model, request.rows)
+        self.registry.admit(request.id, model, request.rows)
         if (fault := self._plane().loaded.get(model.id)) is not None:
             raise to_error(fault, f"worker {self.name} cannot use model {model.name!r}")
         shape = bind_shape(self._program(model).input_shape(), request.rows)
@@ -310,97 +296,36 @@ class Worker:
             summand.check({INPUT_NAME: shape})
         return model
 
-    # Agreement and order.
+    # What comes from the peers.
 
     def _received(self, peer: int, message: PeerMessage) -> None:
-        if isinstance(message, Run):
-            if peer == 0:
-                self._start_batch(message.ids)
-            return
-        if isinstance(message, Withdraw):
-            self._scheduler.drop(message.id)
-        self._agreement.received(peer, message)
-        refusal = self._agreement.refusal(message.id)
-        waiting = self._waiting.get(message.id)
-        if refusal is not None and waiting is not None:
-            _refuse(waiting, refusal)
+        if isinstance(message, Run | Accepted):
+            self._batches.received(peer, message)
+        elif isinstance(message, Withdraw):
+            refusal = to_error(message.reason, self._names[peer])
+            if not self._batches.withdraw(message.id, refusal):
+                self._agreement.withdrawn(message.id, refusal)
+        else:
+            self._agreement.offered(peer, message)
 
     def _link_changed(self, peer: int, up: bool) -> None:
-        if up:
-            return
-        self._agreement.peer_lost(peer)
-        for waiting in self._waiting.values():
-            _refuse(
-                waiting,
+        if not up:
+            self._agreement.peer_lost(peer)
+            self._batches.fail(
                 TransportError(
                     f"worker {self._names[peer]} was lost during the request",
                     "Try again when it is back (`tercet status`)",
-                ),
+                )
             )
 
-    def _ordered(self, request: bytes) -> None:
-        waiting = self._waiting.get(request)
-        if waiting is not None:
-            asked = waiting.request
-            self._scheduler.add(Queued(request, asked.model, asked.rows))
+    def _accept(self, waiting: Waiting, ahead: Sequence[int]) -> None:
+        request = waiting.request
+        self.registry.admit(request.id, self.registry.by_id(request.model), request.rows, ahead)
 
-    def _announce(self, ids: list[bytes]) -> None:
-        try:
-            for peer in self._peers:
-                self.links.send(peer, Run(ids))
-        except TransportError as error:
-            self._fail(ids, error)
-            self._scheduler.finished()
-            return
-        self._start_batch(ids)
-
-    def _start_batch(self, ids: list[bytes]) -> None:
-        """Count each request in the common order, then run those that the policy allows.
-
-        Counts and order are the same at all three workers, hence so is what is refused. Should
-        they differ after all (a worker was restored from a backup, say), ``Cancel`` tells the
-        others at once that this one does not run the batch that they run.
-        """
-        asked = [w for w in (self._waiting.get(r) for r in ids) if w is not None]
-        batch: list[_Waiting] = []
-        for waiting in asked:
-            request = waiting.request
-            try:
-                self.registry.count(request.id, request.model, waiting.client, request.rows)
-            except TercetError as error:
-                _refuse(waiting, error)
-            else:
-                batch.append(waiting)
-        if asked and len(batch) < len(asked):
-            nonces = join_nonces([w.nonces for w in asked])
-            self._plane().send(Cancel(asked[0].request.program_digest, nonces))
-        task = asyncio.create_task(self._run_batch(batch))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _run_batch(self, batch: Sequence[_Waiting]) -> None:
-        try:
-            if batch:
-                nonces = join_nonces([w.nonces for w in batch])
-                requests = [(w.request.rows, w.request.shares) for w in batch]
-                first = batch[0].request
-                job = Job(0, first.model, first.program_digest, nonces, requests)
-                done = await self._plane().submit(job)
-                self.registry.check_release(first.model)
-                for waiting, answer in zip(batch, _answers(done), strict=True):
-                    if not waiting.answer.done():
-                        waiting.answer.set_result(answer)
-        except TercetError as error:
-            for waiting in batch:
-                _refuse(waiting, error)
-        finally:
-            if self.index == 0:
-                self._scheduler.finished()
-
-    def _fail(self, ids: Sequence[bytes], error: TercetError) -> None:
-        for request in ids:
-            if request in self._waiting:
-                _refuse(self._waiting[request], error)
+    def _count(self, batch: Sequence[Waiting]) -> None:
+        self.registry.count(
+            [(w.request.id, w.request.model, w.client, w.request.rows) for w in batch]
+        )
 
     # Small things.
 
@@ -410,13 +335,18 @@ class Worker:
             self._names[p] for p in self._peers if p not in self.links.connected or p not in data
         ]
 
-    def _digests(self, pair: tuple[Summand, Summand]) -> dict[int, bytes]:
+    async def _digests(self, pair: tuple[Summand, Summand]) -> dict[int, bytes]:
         """Return for each peer the digest of the summand that it holds too."""
-        first, second = pair
-        return {
-            (self.index - 1) % WORKERS: first.digest(),
-            (self.index + 1) % WORKERS: second.digest(),
-        }
+
+        def both() -> dict[int, bytes]:
+            first, second = pair
+            return {
+                (self.index - 1) % WORKERS: first.digest(),
+                (self.index + 1) % WORKERS: second.digest(),
+            }
+
+        large = any(len(a) > _LARGE for s in pair for a in s.arrays.values())
+        return await asyncio.to_thread(both) if large else both()
 
     def _plane(self) -> DataProcess:
         if self._data is None:
@@ -435,13 +365,8 @@ class Worker:
         return [self._load(m) for m in self.registry.models()]
 
 
-def _refuse(waiting: _Waiting, error: TercetError) -> None:
-    if not waiting.answer.done():
-        waiting.answer.set_exception(error)
-
-
-def _answers(done: Done) -> list[Answer]:
-    return [Answer(p, done.seconds, done.bytes_sent, done.rounds) for p in done.parts]
+def _shapes(program: Program, role: Role) -> dict[str, Shape]:
+    return {given.name: given.type.shape for _, given in program.named(role)}
 
 
 def _check_id(request: bytes) -> None:

@@ -1,0 +1,253 @@
+"""From agreed requests to a running batch: order, count, common membership.
+
+1. Worker 0 orders the requests that it has agreed on and announces each batch (*run*).
+2. Every worker takes batches in that order. It waits until it has agreed on each request itself,
+   admits it by the model's policy or refuses it, and tells the others which it *accepted*.
+3. What all three accepted is counted durably, then runs, in the same order at all three; the rest
+   is refused and counted nowhere.
+
+So a worker never starts a session that another does not start too, whatever their clocks, policies
+or clients do; only a lost worker ends a session early, and its links say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from tercet.errors import RefusedError, TercetError, TransportError, WorkerError
+from tercet.service.agreement import Nonces, join_nonces
+from tercet.service.config import WORKERS
+from tercet.service.messages import Accepted, Answer, Done, Job, PeerMessage, Predict, Run
+from tercet.service.scheduler import Queued, Scheduler
+
+_log = logging.getLogger("tercet.worker")
+
+#: Seconds that a request may lag behind worker 0's announcement of it, and a peer's acceptance.
+LAG_TIMEOUT = 5.0
+#: Batches that worker 0 may announce ahead.
+_MAX_BATCHES = 64
+
+
+class Waiting:
+    """A prediction that this worker has agreed on, until it is answered."""
+
+    def __init__(self, request: Predict, client: str, nonces: Nonces) -> None:
+        self.request = request
+        self.client = client
+        self.nonces = nonces
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def refuse(self, error: TercetError) -> None:
+        """Answer with an error, if there is no answer yet."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class Batches:
+    """This worker's queue of predictions.
+
+    Args:
+        index: this worker.
+        send: passes a message to a peer; raises TransportError if it is not connected.
+        admit: raises TercetError to refuse a prediction; told the rows of those admitted before
+            it in the same batch.
+        count: counts admitted predictions durably.
+        submit: hands a job to the data plane.
+        release: raises TercetError if a model's results must not be released any more.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        send: Callable[[int, PeerMessage], None],
+        admit: Callable[[Waiting, Sequence[int]], None],
+        count: Callable[[Sequence[Waiting]], None],
+        submit: Callable[[Job], asyncio.Future[Done]],
+        release: Callable[[bytes], None],
+    ) -> None:
+        self._index = index
+        self._peers = [p for p in range(WORKERS) if p != index]
+        self._send = send
+        self._admit = admit
+        self._count = count
+        self._submit = submit
+        self._release = release
+        self._waiting: dict[bytes, Waiting] = {}
+        self._arrived = asyncio.Event()
+        self._scheduler = Scheduler(self._announce)
+        self._announced: asyncio.Queue[Run] = asyncio.Queue(_MAX_BATCHES)
+        self._number = 0
+        self._accepted: dict[tuple[int, int], asyncio.Future[frozenset[bytes]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._runner: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to take batches."""
+        self._runner = asyncio.create_task(self._take())
+
+    async def stop(self, error: TercetError) -> None:
+        """Refuse what waits."""
+        self.fail(error)
+        tasks = [t for t in (self._runner, *self._tasks) if t is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def answer(self, waiting: Waiting) -> Answer:
+        """Queue an agreed prediction and wait for this worker's part of its result."""
+        request = waiting.request
+        self._waiting[request.id] = waiting
+        self._arrived.set()
+        if self._index == 0:
+            self._scheduler.add(Queued(request.id, request.model, request.rows))
+        try:
+            return await waiting.answer
+        finally:
+            del self._waiting[request.id]
+
+    def received(self, peer: int, message: Run | Accepted) -> None:
+        """Take a message of a peer; only worker 0 may announce batches."""
+        if isinstance(message, Run):
+            if peer == 0:
+                try:
+                    self._announced.put_nowait(message)
+                except asyncio.QueueFull:
+                    _log.error("worker 0 announces more batches than it may")
+            return
+        future = self._acceptance(peer, message.batch)
+        if not future.done():
+            future.set_result(frozenset(message.ids))
+
+    def withdraw(self, request: bytes, refusal: TercetError) -> bool:
+        """Refuse a request that a peer refuses; return whether it was waiting here."""
+        waiting = self._waiting.get(request)
+        if waiting is not None:
+            waiting.refuse(refusal)
+        return waiting is not None
+
+    def fail(self, error: TercetError) -> None:
+        """Refuse everything: a worker was lost, or this one stops."""
+        for waiting in self._waiting.values():
+            waiting.refuse(error)
+        for future in self._accepted.values():
+            if not future.done():
+                future.set_result(frozenset())
+        self._accepted.clear()
+
+    def _announce(self, ids: list[bytes]) -> None:
+        self._number += 1
+        run = Run(self._number, ids)
+        try:
+            for peer in self._peers:
+                self._send(peer, run)
+        except TransportError as error:
+            self._refuse(ids, error)
+        self._announced.put_nowait(run)
+
+    async def _take(self) -> None:
+        """Take batches one after the other; only their sessions overlap with the next one."""
+        while True:
+            run = await self._announced.get()
+            try:
+                job = await self._settle(run)
+            except TercetError as error:
+                self._refuse(run.ids, error)
+                job = None
+            except Exception:  # a fault in one batch must not stop the next
+                _log.exception("batch %d failed", run.batch)
+                self._refuse(run.ids, WorkerError("internal error", "See the worker's log"))
+                job = None
+            if job is None:
+                self._ended()
+                continue
+            task = asyncio.create_task(self._finish(*job))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _settle(self, run: Run) -> tuple[list[Waiting], asyncio.Future[Done]] | None:
+        """Admit, compare, count, and hand what is common to all three to the data plane."""
+        accepted: list[Waiting] = []
+        for request in run.ids:
+            waiting = await self._agreed(request)
+            if waiting is None or waiting.answer.done():
+                continue
+            if accepted and waiting.request.model != accepted[0].request.model:
+                waiting.refuse(WorkerError("a batch of different models", "Restart worker 0"))
+                continue
+            try:
+                self._admit(waiting, [w.request.rows for w in accepted])
+            except TercetError as error:
+                waiting.refuse(error)
+            else:
+                accepted.append(waiting)
+        mine = Accepted(run.batch, [w.request.id for w in accepted])
+        for peer in self._peers:
+            self._send(peer, mine)
+        common = frozenset(mine.ids)
+        for peer in self._peers:
+            try:
+                async with asyncio.timeout(LAG_TIMEOUT):
+                    common &= await self._acceptance(peer, run.batch)
+            except TimeoutError:
+                raise WorkerError(
+                    "a worker did not accept the batch in time", "Try again"
+                ) from None
+            finally:
+                self._accepted.pop((peer, run.batch), None)
+        batch = [w for w in accepted if w.request.id in common]
+        for waiting in accepted:
+            if waiting.request.id not in common:
+                waiting.refuse(RefusedError("another worker refused the request", "Try again"))
+        if not batch:
+            return None
+        self._count(batch)
+        first = batch[0].request
+        nonces = join_nonces([w.nonces for w in batch])
+        requests = [(w.request.rows, w.request.shares) for w in batch]
+        return batch, self._submit(Job(0, first.model, first.program_digest, nonces, requests))
+
+    async def _finish(self, batch: Sequence[Waiting], running: asyncio.Future[Done]) -> None:
+        try:
+            done = await running
+            self._release(batch[0].request.model)
+            for waiting, part in zip(batch, done.parts, strict=True):
+                if not waiting.answer.done():
+                    waiting.answer.set_result(
+                        Answer(part, done.seconds, done.bytes_sent, done.rounds)
+                    )
+        except TercetError as error:
+            for waiting in batch:
+                waiting.refuse(error)
+        finally:
+            self._ended()
+
+    async def _agreed(self, request: bytes) -> Waiting | None:
+        """Return a request once this worker has agreed on it: a peer's offer may lag behind."""
+        deadline = asyncio.get_running_loop().time() + LAG_TIMEOUT
+        try:
+            async with asyncio.timeout_at(deadline):
+                while request not in self._waiting:
+                    self._arrived.clear()
+                    await self._arrived.wait()
+        except TimeoutError:
+            return None
+        return self._waiting[request]
+
+    def _acceptance(self, peer: int, batch: int) -> asyncio.Future[frozenset[bytes]]:
+        if (peer, batch) not in self._accepted:
+            if len(self._accepted) > 2 * _MAX_BATCHES:
+                raise WorkerError("too many batches under way", "Restart the workers")
+            future: asyncio.Future[frozenset[bytes]] = asyncio.get_running_loop().create_future()
+            self._accepted[peer, batch] = future
+        return self._accepted[peer, batch]
+
+    def _refuse(self, ids: Sequence[bytes], error: TercetError) -> None:
+        for request in ids:
+            if request in self._waiting:
+                self._waiting[request].refuse(error)
+
+    def _ended(self) -> None:
+        if self._index == 0:
+            self._scheduler.finished()
