@@ -35,6 +35,10 @@ _MAX_WITHDRAWN = 1_000
 Nonces = tuple[bytes, bytes, bytes]
 
 
+class UnderWay(WorkerError):
+    """A second request came under an id that is being compared: the first one goes on."""
+
+
 class _Pending:
     """A request of which this worker knows, from its client or from a peer."""
 
@@ -92,7 +96,7 @@ class Agreement:
             raise refusal
         pending = self._entry(request)
         if pending.arrived:
-            raise WorkerError("a request with this id is under way", "Send a new request")
+            raise UnderWay("a request with this id is under way", "Send a new request")
         pending.arrived = True
         nonce = fresh(NONCE_BYTES)
         try:

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from tercet.errors import RefusedError, TercetError, TransportError, WorkerError
-from tercet.service.agreement import Nonces, join_nonces
+from tercet.service.agreement import Nonces, UnderWay, join_nonces
 from tercet.service.config import WORKERS
 from tercet.service.messages import Accepted, Answer, Done, Job, PeerMessage, Predict, Run
 from tercet.service.scheduler import Queued, Scheduler
@@ -28,6 +29,8 @@ _log = logging.getLogger("tercet.worker")
 LAG_TIMEOUT = 5.0
 #: Batches that worker 0 may announce ahead.
 _MAX_BATCHES = 64
+#: Requests that are over and remembered as such.
+_MAX_CLOSED = 10_000
 
 
 class Waiting:
@@ -75,6 +78,7 @@ class Batches:
         self._submit = submit
         self._release = release
         self._waiting: dict[bytes, Waiting] = {}
+        self._closed: OrderedDict[bytes, None] = OrderedDict()
         self._arrived = asyncio.Event()
         self._scheduler = Scheduler(self._announce)
         self._announced: asyncio.Queue[Run] = asyncio.Queue(_MAX_BATCHES)
@@ -106,6 +110,23 @@ class Batches:
             return await waiting.answer
         finally:
             del self._waiting[request.id]
+            self.close(request.id)
+
+    def check_new(self, request: bytes) -> None:
+        """Refuse an id that is waiting here.
+
+        Raises:
+            UnderWay: the first request under this id goes on.
+        """
+        if request in self._waiting:
+            raise UnderWay("a request with this id is under way", "Send a new request")
+
+    def close(self, request: bytes) -> None:
+        """Note that a request is over here, so that no batch waits for it."""
+        self._closed[request] = None
+        if len(self._closed) > _MAX_CLOSED:
+            self._closed.popitem(last=False)
+        self._arrived.set()
 
     def received(self, peer: int, message: Run | Accepted) -> None:
         """Take a message of a peer; only worker 0 may announce batches."""
@@ -121,11 +142,12 @@ class Batches:
             future.set_result(frozenset(message.ids))
 
     def withdraw(self, request: bytes, refusal: TercetError) -> bool:
-        """Refuse a request that a peer refuses; return whether it was waiting here."""
+        """Refuse a request that a peer refuses; return whether it is known here."""
         waiting = self._waiting.get(request)
-        if waiting is not None:
-            waiting.refuse(refusal)
-        return waiting is not None
+        if waiting is None:
+            return request in self._closed
+        waiting.refuse(refusal)
+        return True
 
     def fail(self, error: TercetError) -> None:
         """Refuse everything: a worker was lost, or this one stops."""
@@ -229,6 +251,8 @@ class Batches:
         try:
             async with asyncio.timeout_at(deadline):
                 while request not in self._waiting:
+                    if request in self._closed:
+                        return None
                     self._arrived.clear()
                     await self._arrived.wait()
         except TimeoutError:

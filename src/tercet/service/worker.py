@@ -33,7 +33,7 @@ from tercet.program.verify import decode as decode_program
 from tercet.program.verify import verify_release
 from tercet.protocol.replicated.sharing import Summand
 from tercet.runtime.batch import INPUT_NAME
-from tercet.service.agreement import Agreement
+from tercet.service.agreement import Agreement, UnderWay
 from tercet.service.batches import Batches, Waiting
 from tercet.service.config import WORKERS, ClusterConfig, split_address
 from tercet.service.dataplane import Peer, Setup
@@ -241,7 +241,10 @@ class Worker:
         self._open[client.fingerprint] += 1
         try:
             try:
+                self._batches.check_new(request.id)
                 model = self._admit(request)
+            except UnderWay:
+                raise
             except TercetError as error:
                 self._agreement.refuse(request.id, error)
                 raise
@@ -253,7 +256,12 @@ class Worker:
                 client.fingerprint,
             )
             digests = await self._digests(request.shares)
-            nonces = await self._agreement.agree(request.id, binding, digests)
+            try:
+                nonces = await self._agreement.agree(request.id, binding, digests)
+            except TercetError as error:
+                if not isinstance(error, UnderWay):
+                    self._batches.close(request.id)
+                raise
             answer = await self._batches.answer(Waiting(request, client.fingerprint, nonces))
         finally:
             self._open[client.fingerprint] -= 1
