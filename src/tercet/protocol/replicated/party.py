@@ -26,15 +26,15 @@ class Party:
 
     def with_next(self, label: str, at: str, count: int) -> Words:
         """Return ``count`` uniform words that the next worker draws as well."""
-        return self._following.stream(label, at, self._piece).words(count)
+        return self._following.words(label, at, self._piece, count)
 
     def with_prev(self, label: str, at: str, count: int) -> Words:
         """Return ``count`` uniform words that the previous worker draws as well."""
-        return self._preceding.stream(label, at, self._piece).words(count)
+        return self._preceding.words(label, at, self._piece, count)
 
     def alone(self, label: str, at: str, count: int) -> Words:
         """Return ``count`` uniform words that no other worker can draw."""
-        return self._own.stream(label, at, self._piece).words(count)
+        return self._own.words(label, at, self._piece, count)
 
     def zero_words(self, label: str, at: str, count: int) -> Words:
         """Return this worker's summand of a fresh additive sharing of zero."""
