@@ -95,7 +95,7 @@ def test_a_broken_idle_link_comes_back_by_itself(
     epoch = a.epoch(2)
     channel = c._peers[0].channel
     assert channel is not None
-    socket.socket.shutdown(channel._outgoing, socket.SHUT_RDWR)
+    channel._outgoing.shutdown()
     until(lambda: linked(a, c) and a.epoch(2) != epoch)
     assert any("lost the link to worker 2 at 127.0.0.1" in line for line in messages(caplog))
 

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import math
 import select
-import socket
 import ssl
 import threading
 import time
@@ -38,6 +37,7 @@ from tercet.errors import FrameError, PeerLost, TransportError
 from tercet.net.frame import ABORT, DATA, FrameReader, header
 from tercet.net.log import link_closed
 from tercet.net.mailbox import EndedSessions, Ledger, Mailbox
+from tercet.net.stream import TlsStream
 from tercet.net.text import printable
 from tercet.net.transport import (
     MAX_QUEUED,
@@ -96,8 +96,8 @@ class Channel:
         *,
         peer: int,
         link: PairLink,
-        incoming: ssl.SSLSocket,
-        outgoing: ssl.SSLSocket,
+        incoming: TlsStream,
+        outgoing: TlsStream,
         ended: EndedSessions,
         traffic: Traffic,
         on_abort: Callable[[bytes, str], None],
@@ -208,24 +208,20 @@ class Channel:
                 return
             data = b"".join((head, *map(as_bytes, buffers)))
             try:
-                done = self._outgoing.send(data)
-            except ssl.SSLWantWriteError:
-                done = 0  # OpenSSL wants the same bytes once more, now from the writer
+                self._outgoing.send(data)
             except OSError as failed:
-                done, error = -1, failed
-            if done == len(data):
-                return
-            if done >= 0:
-                self._enqueue(memoryview(data)[done:])
+                error = failed
+            else:
+                if self._outgoing.unsent:
+                    self._enqueue(memoryview(b""))  # the writer sees to the rest
                 return
         self._lost(error)  # outside of the lock: it tells the transport
         self._raise_failure()
 
     def _enqueue(self, view: memoryview) -> None:
-        if len(view):
-            self._queue.append(view)
-            self._queued += len(view)
-            self._outbox.notify()
+        self._queue.append(view)
+        self._queued += len(view)
+        self._outbox.notify()
 
     def _write(self) -> None:
         """The writer thread. While the queue is not empty it alone touches the connection."""
@@ -240,13 +236,15 @@ class Channel:
                         return
                     view = self._queue[0]
                 start = 0
-                while start < len(view):
-                    try:
-                        start += self._outgoing.send(view[start : start + _WRITE_CHUNK])
-                    except ssl.SSLWantWriteError:
+                while start < len(view) or self._outgoing.unsent:
+                    if self._outgoing.unsent:
                         writable.poll(1000 * _TICK)
                         if self._failure is not None:
                             return
+                        self._outgoing.flush()
+                    else:
+                        self._outgoing.send(view[start : start + _WRITE_CHUNK])
+                        start += _WRITE_CHUNK
                 with self._out_lock:
                     self._queue.popleft()
                     self._queued -= len(view)
@@ -357,9 +355,7 @@ class Channel:
             self._failure = kind, message, remedy
         for connection in (self._incoming, self._outgoing):
             try:
-                # Wakes whoever reads or writes. On the socket below, for SSLSocket.shutdown
-                # would take the TLS state from under a thread that uses it.
-                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+                connection.shutdown()
             except OSError:
                 continue  # the peer was faster
         self._failed.set()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import select
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from tercet.errors import SecurityError, TercetError, TransportError
 from tercet.net import hello, sockets
 from tercet.net.hello import Hello
 from tercet.net.log import LOG, refused
+from tercet.net.stream import TlsStream
 from tercet.net.text import printable
 from tercet.net.tls import client_context, explain, peer_identity, server_context
 from tercet.net.transport import PairLink
@@ -39,8 +39,8 @@ class Established:
 
     peer: int
     link: PairLink
-    incoming: ssl.SSLSocket
-    outgoing: ssl.SSLSocket
+    incoming: TlsStream
+    outgoing: TlsStream
 
 
 class Dialer:
@@ -160,17 +160,13 @@ class Dialer:
         )
         return Established(self._peer, PairLink(link_id, key), backward, forward)
 
-    def _open(self) -> ssl.SSLSocket:
+    def _open(self) -> TlsStream:
         plain = sockets.connect(self._host, self._port, CONNECT_TIMEOUT)
         try:
-            connection = self._context.wrap_socket(plain)
+            connection = TlsStream.handshake(plain, self._context)
+            peer_identity(connection.tls, [self._expected])
         except BaseException:
             plain.close()
-            raise
-        try:
-            peer_identity(connection, [self._expected])
-        except BaseException:
-            connection.close()
             raise
         return connection
 
@@ -180,7 +176,7 @@ class _HalfOpen:
     """A link of which the first connection stands."""
 
     link: PairLink
-    incoming: ssl.SSLSocket
+    incoming: TlsStream
     since: float
 
 
@@ -263,13 +259,12 @@ class PeerListener:
             thread.start()
 
     def _handshake(self, plain: socket.socket, where: str) -> None:
-        connection: ssl.SSLSocket | None = None
         kept = False
         try:
             plain.settimeout(CONNECT_TIMEOUT)
             sockets.tune(plain)
-            connection = self._context.wrap_socket(plain, server_side=True)
-            who = peer_identity(connection, list(self._peers.values()))
+            connection = TlsStream.handshake(plain, self._context, server_side=True)
+            who = peer_identity(connection.tls, list(self._peers.values()))
             kept = self._greet(connection, who)
         except TercetError as error:
             refused(where, error.message)
@@ -278,11 +273,11 @@ class PeerListener:
                 refused(where, explain(error))
         finally:
             if not kept:
-                (plain if connection is None else connection).close()
+                plain.close()
             self._slots.release()
             self._handshakes.discard(threading.current_thread())
 
-    def _greet(self, connection: ssl.SSLSocket, who: PublicIdentity) -> bool:
+    def _greet(self, connection: TlsStream, who: PublicIdentity) -> bool:
         """Answer the hello; True if the connection is part of a link now."""
         request = hello.read(connection)
         peer = request.sender
@@ -305,7 +300,7 @@ class PeerListener:
             self._greet_second(connection, request)
         return True
 
-    def _greet_first(self, connection: ssl.SSLSocket, request: Hello) -> None:
+    def _greet_first(self, connection: TlsStream, request: Hello) -> None:
         random = fresh(RANDOM_BYTES)
         key = pair_key(
             request.random,
@@ -329,7 +324,7 @@ class PeerListener:
                     del self._half_open[request.sender]
             raise
 
-    def _greet_second(self, connection: ssl.SSLSocket, request: Hello) -> None:
+    def _greet_second(self, connection: TlsStream, request: Hello) -> None:
         with self._lock:
             half = self._half_open.get(request.sender)
             known = half is not None and hmac.compare_digest(half.link.id, request.link_id)

@@ -42,7 +42,7 @@ class Frame(NamedTuple):
 
 
 class Readable(Protocol):
-    """What a reader needs of a connection; an ``SSLSocket`` has it."""
+    """What a reader needs of a connection; a ``TlsStream`` has it."""
 
     # Any: the published types of SSLSocket.read overlook that it returns a count.
     def read(self, length: int, buffer: memoryview, /) -> Any:

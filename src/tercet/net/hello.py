@@ -52,7 +52,7 @@ _REMEDIES: Final = {
 
 
 class Connection(Protocol):
-    """What a hello needs of a connection; an ``SSLSocket`` has it."""
+    """What a hello needs of a connection; a ``TlsStream`` has it."""
 
     def recv_into(self, buffer: memoryview, /) -> int:
         """Read at most ``len(buffer)`` bytes and return how many; 0 at the end."""
