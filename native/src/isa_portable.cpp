@@ -6,7 +6,9 @@
 #include "depthwise.hpp"
 #include "dot.hpp"
 #include "gemm.hpp"
+#include "leaf.hpp"
 #include "narrow.hpp"
+#include "steps.hpp"
 
 namespace tercet {
 
@@ -25,6 +27,12 @@ const KernelTable portable_kernels = {
     .expand_mask = expand_mask,
     .narrow = narrow,
     .widen = widen,
+    .lend_block = lend_block,
+    .apply_block = apply_block,
+    .add_shifted = add_shifted,
+    .choose_block = choose_block,
+    .leaf_monomials = leaf_monomials,
+    .leaf_answers = leaf_answers,
 };
 
 }  // namespace tercet

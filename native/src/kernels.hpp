@@ -42,6 +42,71 @@ struct DepthwiseBlock {
     bool accumulate;
 };
 
+// A block of the lending step of a truncation (protocol/replicated/truncate.py). Pointers to what
+// is not wanted are null; `flip` has all ones or 0 an element.
+struct LendBlock {
+    index_t n;
+    int shift;
+    const u64* u;
+    const u64* flip;
+    const u64* value_mask;
+    const u64* product_mask;
+    const u64* bit_mask;
+    u64* value;        // U
+    u64* product;      // t U
+    u64* bit;          // t
+    u64* low;          // holds the masks, gets a
+    u64* low_product;  // holds the masks, gets t a
+};
+
+// A block of the answer of worker 1 or 2: of y if shift > 0, of r y if there is a flip.
+struct ApplyBlock {
+    index_t n;
+    int shift;
+    const u64* v;
+    const u64* flip;
+    const u64* copy;             // of U
+    const u64* product;          // of t U
+    const u64* bit;              // of t
+    const u64* low;              // of a
+    const u64* low_product;      // of t a
+    const u64* mask;             // of what this worker returns of r y, and the other one's
+    const u64* other_mask;
+    const u64* low_mask;         // the same of a b
+    const u64* other_low_mask;
+    u64* multiple;               // this worker's returned summand of r y
+    u64* multiple_third;
+    u64* carry;                  // this worker's returned summand of a b
+    u64* value;                  // this worker's returned summand of y
+    u64* third;
+};
+
+// A leaf of the carry tree at worker 0. Its bit i is plane i, `width` words each; row n of `masks`
+// and `out` is n * step words on.
+struct MonomialsLeaf {
+    const u64* planes;
+    index_t width;
+    index_t step;
+    const u64* masks;
+    u64* out;
+};
+
+// A leaf at worker 1 or 2; without propagate if that is null.
+struct AnswersLeaf {
+    const u64* planes;
+    index_t width;
+    index_t step;
+    const u64* lent;
+    const u64* generate_mask;
+    const u64* generate_other;
+    const u64* propagate_mask;
+    const u64* propagate_other;
+    u64* generate;
+    u64* generate_third;
+    u64* propagate;
+    u64* propagate_third;
+};
+
 struct KernelTable {
     const char* name;
     index_t rows;   // rows of the register tile
@@ -68,6 +133,17 @@ struct KernelTable {
     // The low 8, 16 or 32 bits of every element, and back.
     void (*narrow)(const u64* x, index_t n, int bits, void* out);
     void (*widen)(const void* in, index_t n, int bits, u64* out);
+
+    void (*lend_block)(const LendBlock& block);
+    void (*apply_block)(const ApplyBlock& block);
+    // out[i] = x[i] + (low[i] << places).
+    void (*add_shifted)(const u64* x, const u64* low, index_t n, int places, u64* out);
+    // out[i] = multiple[i] where chosen[i] is all ones, x[i] - multiple[i] where it is 0.
+    void (*choose_block)(const u64* chosen, const u64* x, const u64* multiple, index_t n,
+                         u64* out);
+    // Leaves of 1 to 4 bits.
+    void (*leaf_monomials)(const MonomialsLeaf& leaf, int size);
+    void (*leaf_answers)(const AnswersLeaf& leaf, int size);
 };
 
 }  // namespace tercet

@@ -1,0 +1,151 @@
+"""Single operations among three processes over TLS on this machine.
+
+    python -m bench.micro [--json FILE]
+
+ReLU on 10^6 elements (window of 28 bits), a matrix product 1024 x 1024 x 1024 with its truncation,
+softmax on (128, 10). Prints medians, payload bytes an element and rounds; beside the matrix
+product stands the time of five such products at the kernel's rate of the same run over two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from tercet.crypto.identity import Identity
+from tercet.function.softmax import softmax
+from tercet.net.link import TlsTransport
+from tercet.net.sockets import bind
+from tercet.protocol.base import Protocol, Share
+from tercet.protocol.replicated.sharing import deal, expand
+from tercet.protocol.rounds import Steps
+from tercet.ring import fixed, kernels
+from tercet.runtime.session import Session
+
+_DIGEST = hashlib.sha256(b"benchmark").hexdigest()
+
+Operation = Callable[..., Steps[Share]]
+
+
+def relu(protocol: Protocol, x: Share) -> Steps[Share]:
+    """ReLU on a window of 28 bits."""
+    return protocol.relu(x, 0, 28, "relu")
+
+
+def matmul(protocol: Protocol, x: Share, y: Share) -> Steps[Share]:
+    """Matrix product and truncation."""
+    return protocol.truncate(protocol.product(kernels.matmul, x, y), 16, "matmul")
+
+
+def probabilities(protocol: Protocol, x: Share) -> Steps[Share]:
+    """Softmax over the last axis."""
+    return softmax(protocol, x, 1, 16, 28, "softmax")
+
+
+def measure(operation: Operation, values: list[np.ndarray], repeats: int) -> dict[str, Any]:
+    """Run an operation ``repeats`` times among three processes; worker 0 reports."""
+    identities = [Identity.generate(f"worker{i}") for i in range(3)]
+    sockets = [bind("127.0.0.1", 0) for _ in range(3)]
+    ports = [s.getsockname()[1] for s in sockets]
+    dealt = deal({str(n): v for n, v in enumerate(values)})
+    read, write = os.pipe()
+    children = []
+    for index in range(3):
+        child = os.fork()
+        if child == 0:
+            try:
+                peers = {
+                    p: ("127.0.0.1", ports[p], identities[p].public) for p in range(3) if p != index
+                }
+                transport = TlsTransport(index, identities[index], peers, sockets[index])
+                shares = [expand(dealt[index], str(n), v.shape) for n, v in enumerate(values)]
+                os.write(write, json.dumps(_party(transport, operation, shares, repeats)).encode())
+            finally:
+                os._exit(0)
+        children.append(child)
+    os.close(write)
+    for socket in sockets:
+        socket.close()
+    with os.fdopen(read) as file:
+        decoder, text, reports = json.JSONDecoder(), file.read(), []
+        while text:
+            report, end = decoder.raw_decode(text)
+            reports.append(report)
+            text = text[end:]
+    for child in children:
+        os.waitpid(child, 0)
+    return {
+        "seconds": max(statistics.median(r["seconds"]) for r in reports),
+        "bytes": sum(r["bytes"] for r in reports),
+        "rounds": reports[0]["rounds"],
+    }
+
+
+def _party(
+    transport: TlsTransport, operation: Operation, shares: list[Share], repeats: int
+) -> dict[str, Any]:
+    transport.start()
+    transport.wait_ready(20)
+    seconds, bytes_sent, rounds = [], 0, 0
+    for number in range(repeats + 1):
+        nonces = [hashlib.sha256(f"{w} {number}".encode()).digest() for w in range(3)]
+        session = Session(transport, (nonces[0], nonces[1], nonces[2]), _DIGEST)
+        _, took = session.run([operation(session.protocol(0), *shares)], 60)
+        session.close()
+        if number:  # the first one warms up
+            seconds.append(took.seconds)
+        bytes_sent, rounds = took.bytes_sent, took.rounds
+    time.sleep(0.2)
+    transport.close()
+    return {"seconds": seconds, "bytes": bytes_sent, "rounds": rounds}
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", help="write the figures to this file")
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(0)
+    million = fixed.encode(rng.uniform(-100, 100, 1_000_000), 16)
+    square = [fixed.encode(rng.normal(0, 1, (1024, 1024)), 16) for _ in range(2)]
+    scores = fixed.encode(rng.normal(0, 3, (128, 10)), 16)
+    started = time.perf_counter()
+    kernels.matmul(square[0], square[1])
+    one = time.perf_counter() - started
+    rows = []
+    for name, operation, values, repeats, size in (
+        ("relu 10^6", relu, [million], 7, 1_000_000),
+        ("matmul 1024^3", matmul, square, 5, 1024 * 1024),
+        ("softmax (128, 10)", probabilities, [scores], 15, 1280),
+    ):
+        took = measure(operation, values, repeats)
+        rows.append(
+            {
+                "operation": name,
+                "median_ms": round(took["seconds"] * 1e3, 2),
+                "bytes_an_element": round(took["bytes"] / size, 2),
+                "rounds": took["rounds"],
+            }
+        )
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console().print(table)
+    print(f"five products at the kernel's rate over two cores: {one * 5 / 2 * 1e3:.0f} ms")
+    if arguments.json:
+        with open(arguments.json, "w", encoding="utf-8") as file:
+            json.dump(rows, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
