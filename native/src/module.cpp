@@ -13,6 +13,7 @@
 #include "conv.hpp"
 #include "dispatch.hpp"
 #include "matmul.hpp"
+#include "module_replicated.hpp"
 #include "packing.hpp"
 
 namespace nb = nanobind;
@@ -236,7 +237,6 @@ NB_MODULE(_native, m) {
           "padding_low"_a, "input_dilation"_a, "kernel_dilation"_a, "groups"_a,
           "out = conv(x1, w1) + conv(x2, w2), all of the same sizes.");
 
-    // Packed boolean operations on planes would go here; NumPy's bitwise operators do for now.
     m.def("bit_planes", &bit_planes_of, "x"_a, "shift"_a, "count"_a, "out"_a,
           "out (count, ceil(n / 64)): plane j is bit shift + j of every element of x (n,).");
     m.def("planes_to_words", &words_of, "planes"_a, "out"_a,
@@ -246,4 +246,6 @@ NB_MODULE(_native, m) {
     m.def("pack_bits", &packed, "x"_a, "bits"_a, "out"_a,
           "out (ceil(n * bits / 8),): the low bits of every element, little-endian, without gaps.");
     m.def("unpack_bits", &unpacked, "buffer"_a, "bits"_a, "out"_a, "The inverse of pack_bits.");
+
+    bind_replicated(m);
 }

@@ -204,18 +204,17 @@ void unpack_bits(const std::uint8_t* in, index_t n, int bits, u64* out) {
 void pack_bits_at(const u64* x, index_t n, int bits, u64* words, index_t count, index_t from) {
     const Pack64 pack = pack_table[static_cast<std::size_t>(bits - 1)];
     for (index_t i = 0; i < n; i += word, from += index_t{64} * bits) {
-        const u64* source = x + i;
-        u64 padded[word];
-        if (n - i < word) {
-            std::memset(padded, 0, sizeof padded);
-            std::memcpy(padded, source, bytes(n - i));
-            source = padded;
-        }
-        u64 packed[word + 1];
-        pack(source, reinterpret_cast<std::uint8_t*>(packed));
-        packed[bits] = 0;
         u64* target = words + from / 64;
         const int at = static_cast<int>(from % 64);
+        if (at == 0 && n - i >= word) {
+            pack(x + i, reinterpret_cast<std::uint8_t*>(target));
+            continue;
+        }
+        u64 padded[word] = {};
+        std::memcpy(padded, x + i, bytes(std::min(word, n - i)));
+        u64 packed[word];
+        pack(padded, reinterpret_cast<std::uint8_t*>(packed));
+        packed[bits] = 0;
         const index_t here = std::min(index_t{bits} + 1, count - from / 64);
         u64 before = 0;
         for (index_t w = 0; w < here; ++w) {
@@ -228,22 +227,20 @@ void pack_bits_at(const u64* x, index_t n, int bits, u64* words, index_t count, 
 void unpack_bits_at(const u64* words, index_t count, index_t from, index_t n, int bits, u64* out) {
     const Unpack64 unpack = unpack_table[static_cast<std::size_t>(bits - 1)];
     for (index_t i = 0; i < n; i += word, from += index_t{64} * bits) {
+        const u64* source = words + from / 64;
         const int at = static_cast<int>(from % 64);
-        const index_t here = std::min(index_t{bits} + 1, count - from / 64);
-        u64 packed[word + 1];
-        std::memset(packed, 0, sizeof packed);
-        std::memcpy(packed, words + from / 64, bytes(here));
+        if (at == 0 && n - i >= word) {
+            unpack(reinterpret_cast<const std::uint8_t*>(source), out + i);
+            continue;
+        }
+        u64 packed[word + 1] = {};
+        std::memcpy(packed, source, bytes(std::min(index_t{bits} + 1, count - from / 64)));
         for (index_t w = 0; w < bits; ++w) {
             packed[w] = packed[w] >> at | packed[w + 1] << 1 << (63 - at);
         }
-        const auto* raw = reinterpret_cast<const std::uint8_t*>(packed);
-        if (n - i >= word) {
-            unpack(raw, out + i);
-        } else {
-            u64 padded[word];
-            unpack(raw, padded);
-            std::memcpy(out + i, padded, bytes(n - i));
-        }
+        u64 padded[word];
+        unpack(reinterpret_cast<const std::uint8_t*>(packed), padded);
+        std::memcpy(out + i, padded, bytes(std::min(word, n - i)));
     }
 }
 

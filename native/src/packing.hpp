@@ -25,7 +25,8 @@ constexpr index_t packed_bytes(index_t n, int bits) {
 void pack_bits(const u64* x, index_t n, int bits, std::uint8_t* out);
 void unpack_bits(const std::uint8_t* in, index_t n, int bits, u64* out);
 
-// The same from any bit of `count` words on, for bits < 64. What is packed is or'ed into the words.
+// The same from any bit of `count` words on, for bits < 64; elements beyond are not touched, but
+// the words that are packed into have to be zero before.
 void pack_bits_at(const u64* x, index_t n, int bits, u64* words, index_t count, index_t from);
 void unpack_bits_at(const u64* words, index_t count, index_t from, index_t n, int bits, u64* out);
 

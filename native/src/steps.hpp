@@ -21,6 +21,7 @@ inline u64 top_mask(u64 v) { return shifted(v, 63); }
 
 // out = U - mask, tU - mask, t - mask; low = a - low and t a - low, where low held the masks.
 void lend_block(const LendBlock& b) {
+    const index_t n = b.n;  // a copy: what is stored might be part of the block, as far as types go
     constexpr u64 offset = u64{1} << 62;
     // u' = u + 2^62 with its top bit a: U = (u' >> s) - 2^(64-s) a - 2^(62-s).
     const u64 lift = b.shift != 0 ? offset : 0;
@@ -28,25 +29,25 @@ void lend_block(const LendBlock& b) {
     const auto value = [&](index_t i) { return shifted(b.u[i] + lift, b.shift) - drop; };
     if (b.value != nullptr) {
 #pragma GCC ivdep
-        for (index_t i = 0; i < b.n; ++i) {
+        for (index_t i = 0; i < n; ++i) {
             b.value[i] = value(i) - b.value_mask[i];
         }
     }
     if (b.flip != nullptr) {
 #pragma GCC ivdep
-        for (index_t i = 0; i < b.n; ++i) {
+        for (index_t i = 0; i < n; ++i) {
             b.product[i] = (value(i) & b.flip[i]) - b.product_mask[i];
             b.bit[i] = (b.flip[i] & 1) - b.bit_mask[i];
         }
     }
     if (b.shift != 0) {
 #pragma GCC ivdep
-        for (index_t i = 0; i < b.n; ++i) {
+        for (index_t i = 0; i < n; ++i) {
             b.low[i] = ((b.u[i] + offset) >> 63) - b.low[i];
         }
         if (b.flip != nullptr) {
 #pragma GCC ivdep
-            for (index_t i = 0; i < b.n; ++i) {
+            for (index_t i = 0; i < n; ++i) {
                 b.low_product[i] = ((b.u[i] + offset) >> 63 & b.flip[i]) - b.low_product[i];
             }
         }
@@ -56,9 +57,10 @@ void lend_block(const LendBlock& b) {
 // The copy of r y, masked, and the third summand of r y: q V less the masks.
 template <bool HasShift>
 void apply_flip(const ApplyBlock& b) {
+    const index_t n = b.n;
     const int places = 64 - b.shift;
 #pragma GCC ivdep
-    for (index_t i = 0; i < b.n; ++i) {
+    for (index_t i = 0; i < n; ++i) {
         const u64 q = b.flip[i];
         const u64 value = shifted(b.v[i], b.shift);
         u64 sum = negated_where(b.product[i], q) + (q & b.copy[i]) +
@@ -68,7 +70,11 @@ void apply_flip(const ApplyBlock& b) {
             sum += (low & top_mask(b.v[i])) << places;
         }
         b.multiple[i] = sum;
-        b.multiple_third[i] = (q & value) - b.mask[i] - b.other_mask[i];
+    }
+#pragma GCC ivdep
+    for (index_t i = 0; i < n; ++i) {
+        const u64 value = shifted(b.v[i], b.shift);
+        b.multiple_third[i] = (b.flip[i] & value) - b.mask[i] - b.other_mask[i];
     }
 }
 
@@ -79,9 +85,10 @@ void apply_block(const ApplyBlock& b) {
     if (b.shift == 0) {
         return;
     }
+    const index_t n = b.n;
     const int places = 64 - b.shift;
 #pragma GCC ivdep
-    for (index_t i = 0; i < b.n; ++i) {
+    for (index_t i = 0; i < n; ++i) {
         const u64 carry = (b.low[i] & top_mask(b.v[i])) + b.low_mask[i];
         b.carry[i] = carry;
         b.value[i] = b.copy[i] + (carry << places);

@@ -31,7 +31,7 @@ def replicated(program: Program, *values: np.ndarray) -> np.ndarray:
 
 PROTOCOLS = {"plaintext": plaintext, "replicated": replicated}
 every = pytest.mark.parametrize("protocol", PROTOCOLS)
-signed = st.integers(-(2**61), 2**61)
+signed = st.integers(-(2**61) + 1, 2**61 - 1)
 
 
 def ring(values: Any) -> np.ndarray:

@@ -52,3 +52,50 @@ def planes_to_words(planes: NDArray[np.uint64], out: NDArray[np.uint64]) -> None
 def expand_mask(plane: NDArray[np.uint64], out: NDArray[np.uint64]) -> None: ...
 def pack_bits(x: NDArray[np.uint64], bits: int, out: NDArray[np.uint8]) -> None: ...
 def unpack_bits(buffer: NDArray[np.uint8], bits: int, out: NDArray[np.uint64]) -> None: ...
+def truncate_lend(
+    u: NDArray[np.uint64],
+    shift: int,
+    plane: NDArray[np.uint64],
+    masks: NDArray[np.uint64],
+    low_masks: NDArray[np.uint64],
+    lent: NDArray[np.uint64],
+    low: NDArray[np.uint64],
+) -> None: ...
+def truncate_apply(
+    v: NDArray[np.uint64],
+    shift: int,
+    plane: NDArray[np.uint64],
+    copy: NDArray[np.uint64],
+    lent: NDArray[np.uint64],
+    low: NDArray[np.uint64],
+    mask: NDArray[np.uint64],
+    other_mask: NDArray[np.uint64],
+    message: NDArray[np.uint64],
+    multiple_third: NDArray[np.uint64],
+    value: NDArray[np.uint64],
+    third: NDArray[np.uint64],
+) -> None: ...
+def add_carries(
+    x: NDArray[np.uint64], low: NDArray[np.uint64], shift: int, out: NDArray[np.uint64]
+) -> None: ...
+def choose(
+    plane: NDArray[np.uint64],
+    x: NDArray[np.uint64],
+    multiple: NDArray[np.uint64],
+    out: NDArray[np.uint64],
+) -> None: ...
+def lend_leaves(
+    planes: NDArray[np.uint64],
+    leaves: list[tuple[int, int]],
+    masks: NDArray[np.uint64],
+    out: NDArray[np.uint64],
+) -> None: ...
+def answer_leaves(
+    planes: NDArray[np.uint64],
+    leaves: list[tuple[int, int]],
+    lent: NDArray[np.uint64],
+    mask: NDArray[np.uint64],
+    other_mask: NDArray[np.uint64],
+    answer: NDArray[np.uint64],
+    third: NDArray[np.uint64],
+) -> None: ...

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,21 +32,20 @@ def window_sum(
     low: Sequence[int],
     high: Sequence[int],
 ) -> NDArray[np.uint64]:
-    """Return the sums over sliding windows; padding counts as zero."""
+    """Return the sums over sliding windows; padding counts as zero.
+
+    One axis after the other: a window of h x w costs h + w additions, not h * w.
+    """
     if any(low) or any(high):
         a = pad(a, low, high, (0,) * a.ndim)
-    counts = [(d - w) // s + 1 for d, w, s in zip(a.shape, window, strides, strict=True)]
-    total: NDArray[np.uint64] | None = None
-    for offsets in product(*(range(w) for w in window)):
-        part = a[
-            tuple(
-                slice(o, o + (n - 1) * s + 1, s)
-                for o, n, s in zip(offsets, counts, strides, strict=True)
-            )
-        ]
-        if total is None:
-            total = part.copy()
-        else:
+    for axis, (width, stride) in enumerate(zip(window, strides, strict=True)):
+        if width == 1 and stride == 1:
+            continue
+        count = (a.shape[axis] - width) // stride + 1
+        before = (slice(None),) * axis
+        parts = [a[(*before, slice(o, o + (count - 1) * stride + 1, stride))] for o in range(width)]
+        total = parts[0] + parts[1] if width > 1 else parts[0]
+        for part in parts[2:]:
             total += part
-    assert total is not None
-    return total
+        a = total
+    return a

@@ -10,19 +10,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations
 
 LEAF_BITS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """``count`` leaves of ``size`` bits from bit ``start`` on; ``offset`` of its monomials."""
+    """``count`` leaves of ``size`` bits from bit ``start`` on."""
 
     start: int
     size: int
     count: int
-    offset: int
 
     @property
     def monomials(self) -> int:
@@ -38,6 +36,11 @@ class Tree:
     blocks: tuple[Block, ...]
     monomials: int
 
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Pairs of a size and a number of leaves, from bit 0 up."""
+        return [(block.size, block.count) for block in self.blocks]
+
 
 @cache
 def carry_tree(bits: int) -> Tree:
@@ -48,17 +51,10 @@ def carry_tree(bits: int) -> Tree:
         leaves *= 2
     small, larger = divmod(carries, leaves)
     blocks: list[Block] = []
-    start = offset = 0
+    start = 0
     for size, count in ((small + 1, larger), (small, leaves - larger)):
         if count:
-            block = Block(start, size, count, offset)
+            block = Block(start, size, count)
             blocks.append(block)
             start += size * count
-            offset += block.monomials
-    return Tree(leaves, tuple(blocks), offset)
-
-
-@cache
-def subsets(size: int) -> tuple[tuple[int, ...], ...]:
-    """Return all non-empty subsets of range(size), smaller ones first."""
-    return tuple(s for n in range(1, size + 1) for s in combinations(range(size), n))
+    return Tree(leaves, tuple(blocks), sum(block.monomials for block in blocks))

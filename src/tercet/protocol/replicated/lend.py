@@ -10,26 +10,7 @@ replicated sharing. Two rounds for any number of products.
 
 from __future__ import annotations
 
-import numpy as np
-
-from tercet.protocol.base import Words
-from tercet.ring import kernels
-
 
 def low_words(size: int, bits: int) -> int:
     """Return the number of uint64 in which ``size`` values of ``bits`` bits travel."""
     return -(-size * bits // 64)
-
-
-def pack(values: Words, bits: int) -> Words:
-    """Pack the low ``bits`` bits of each value, padded with zeros to whole words."""
-    packed = np.zeros(8 * low_words(values.size, bits), dtype=np.uint8)
-    raw = kernels.pack_bits(values, bits)
-    packed[: raw.size] = raw
-    return packed.view(np.uint64)
-
-
-def unpack(packed: Words, bits: int, size: int) -> Words:
-    """Return the ``size`` values of ``bits`` bits that ``pack`` packed, zero-extended."""
-    raw = packed.view(np.uint8)[: -(-size * bits // 8)]
-    return kernels.unpack_bits(raw, bits, size)

@@ -18,7 +18,7 @@ import numpy as np
 from tercet.crypto.prg import Streams
 from tercet.protocol.base import Bits, Kernel, Partial, Protocol, Share, Words
 from tercet.protocol.replicated.party import Party
-from tercet.protocol.replicated.select import flip_bit, lift, masked_multiple, open_flipped
+from tercet.protocol.replicated.select import chosen, flip_bit, masked_multiple, open_flipped
 from tercet.protocol.replicated.sign import and_gate, sign_opened, sign_shared
 from tercet.protocol.replicated.split import Split, split_partial, split_share
 from tercet.protocol.replicated.truncate import truncated
@@ -114,20 +114,11 @@ class Replicated(Protocol):
                 yield from together(
                     begin,
                     truncated(self.party, split, shift, flip, at),
-                    sign_opened(self.party, split, shift, bits, flip.plane, at),
+                    sign_opened(self.party, split, shift, bits, flip, at),
                 )
             ),
         )
-        chosen = lift(opened, x.size)
-        return _shaped(
-            Share(
-                tuple(
-                    np.where(chosen, r, y - r)
-                    for y, r in zip(value.parts, multiple.parts, strict=True)
-                )
-            ),
-            x.shape,
-        )
+        return _shaped(chosen(opened, value, multiple), x.shape)
 
     def negative(self, x: Share | Partial, shift: int, bits: int, at: str) -> Steps[Bits]:
         """Compare as ``relu`` does, and keep the bit shared."""
@@ -158,20 +149,12 @@ class Replicated(Protocol):
             (
                 yield from together(
                     masked_multiple(self.party, split, flip, at),
-                    open_flipped(self.party, bit, flip.plane, at),
+                    open_flipped(self.party, bit, flip, at),
                 )
             ),
         )
-        chosen = lift(opened, x.size)
-        return _shaped(
-            Share(
-                tuple(
-                    np.where(chosen, p.reshape(-1) - r, r)
-                    for p, r in zip(x.parts, multiple.parts, strict=True)
-                )
-            ),
-            x.shape,
-        )
+        assert split.share is not None
+        return _shaped(chosen(~opened, split.share, multiple), x.shape)
 
     def _split(self, x: Share | Partial, at: str) -> tuple[Split, Steps[None]]:
         if isinstance(x, Share):

@@ -9,33 +9,28 @@ from __future__ import annotations
 
 from typing import cast
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tercet.protocol.base import Bits, Share, Words
 from tercet.protocol.replicated.party import Party
 from tercet.protocol.replicated.split import Split
-from tercet.protocol.replicated.truncate import Flip, truncated
+from tercet.protocol.replicated.truncate import truncated
 from tercet.protocol.rounds import Round, Steps, words
 from tercet.ring import kernels
 
-_ONE = np.uint64(1)
 
-
-def flip_bit(party: Party, size: int, at: str) -> Flip:
-    """Draw this worker's half of ``size`` random bits."""
+def flip_bit(party: Party, size: int, at: str) -> Words:
+    """Draw this worker's half of ``size`` random bits r = t xor q: t at worker 0, else q."""
     draw = party.alone if party.index == 0 else party.of_pair
-    plane = draw("flip", at, -(-size // 64))
-    return Flip(plane, kernels.expand_mask(plane, size) & _ONE)
+    return draw("flip", at, -(-size // 64))
 
 
-def lift(plane: Words, size: int) -> NDArray[np.bool_]:
-    """Return the ``size`` bits of an opened plane as booleans."""
-    bits = np.unpackbits(plane.view(np.uint8), count=size, bitorder="little")
-    return bits.view(np.bool_)
+def chosen(opened: Words, x: Share, multiple: Share) -> Share:
+    """Return r x where the opened bit is 1, x - r x where it is 0: local. Flat shares."""
+    return Share(
+        tuple(kernels.choose(opened, p, r) for p, r in zip(x.parts, multiple.parts, strict=True))
+    )
 
 
-def masked_multiple(party: Party, split: Split, flip: Flip, at: str) -> Steps[Share]:
+def masked_multiple(party: Party, split: Split, flip: Words, at: str) -> Steps[Share]:
     """Return shares (flat) of r x for a replicated x. Two rounds."""
     _, multiple = yield from truncated(party, split, 0, flip, at)
     return cast("Share", multiple)

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from tercet.protocol.base import Words
-from tercet.protocol.replicated.groups import Tree, carry_tree, subsets
+from tercet.protocol.replicated.groups import Tree, carry_tree
 from tercet.protocol.replicated.party import Party
 from tercet.protocol.replicated.select import flipped, open_bits
 from tercet.protocol.replicated.split import Split
@@ -106,19 +106,8 @@ def _carry(party: Party, split: Split, shift: int, bits: int, at: str) -> Steps[
 
 def _lend_leaves(party: Party, tree: Tree, planes: Words, at: str) -> Steps[tuple[Pair, Pair]]:
     width = planes.shape[1]
-    lent = np.empty((tree.monomials, width), dtype=np.uint64)
-    for block in tree.blocks:
-        stop = block.start + block.size * block.count
-        u = planes[block.start : stop].reshape(block.count, block.size, width)
-        place = lent[block.offset : block.offset + block.monomials]
-        monomials = place.reshape(-1, block.count, width)
-        known = {s: monomials[n] for n, s in enumerate(subsets(block.size))}
-        for subset, out in known.items():
-            if len(subset) == 1:
-                out[:] = u[:, subset[0]]
-            else:
-                np.bitwise_and(known[subset[:-1]], u[:, subset[-1]], out=out)
-    lent ^= party.of_lender("leaves", at, lent.size).reshape(lent.shape)
+    masks = party.of_lender("leaves", at, tree.monomials * width).reshape(tree.monomials, width)
+    lent = kernels.lend_leaves(planes, tree.sizes, masks)
     yield Round(to_prev=[lent])
     rows = 2 * tree.leaves - 1
     received = yield Round(from_next=8 * rows * width, from_prev=8 * rows * width)
@@ -141,47 +130,14 @@ def _return_leaves(
 ) -> Steps[tuple[Pair, Pair]]:
     leaves, width = tree.leaves, planes.shape[1]
     rows = 2 * leaves - 1
-    # One row more for the propagate of the lowest leaf, which nothing needs.
-    result = np.zeros((leaves + leaves, width), dtype=np.uint64)
-    alone = np.zeros((leaves, width), dtype=np.uint64)
-    first = 0
-    for block in tree.blocks:
-        stop = block.start + block.size * block.count
-        v = planes[block.start : stop].reshape(block.count, block.size, width)
-        copies = lent[block.offset : block.offset + block.monomials].reshape(-1, block.count, width)
-        _leaf(
-            v,
-            copies,
-            result[first : first + block.count],
-            result[leaves + first : leaves + first + block.count],
-            alone[first : first + block.count],
-        )
-        first += block.count
-    answer = np.concatenate((result[:leaves], result[leaves + 1 :]))
     masks = [
         party.of_pair(label, at, rows * width).reshape(rows, width)
         for label in ("leaves one", "leaves two")
     ]
-    answer ^= masks[party.index - 1]
-    third = masks[0] ^ masks[1]
-    third[leaves:] ^= alone[1:]
+    answer, third = kernels.answer_leaves(
+        planes, tree.sizes, lent, masks[party.index - 1], masks[2 - party.index]
+    )
     yield Round(to_prev=[answer]) if party.index == 1 else Round(to_next=[answer])
     if party.index == 1:
         return (answer[:leaves], third[:leaves]), (answer[leaves:], third[leaves:])
     return (third[:leaves], answer[:leaves]), (third[leaves:], answer[leaves:])
-
-
-def _leaf(v: Words, copies: Words, generate: Words, propagate: Words, alone: Words) -> None:
-    """Add the linear forms of one block to ``generate`` and ``propagate``; v_all to ``alone``."""
-    size = v.shape[1]
-    products: dict[tuple[int, ...], Words] = {}
-    for subset in subsets(size):
-        last = v[:, subset[-1]]
-        products[subset] = last if len(subset) == 1 else products[subset[:-1]] & last
-    for number, subset in enumerate(subsets(size)):
-        low = subset[0]
-        rest = tuple(j for j in range(size) if j not in subset)
-        above = tuple(j for j in rest if j > low)
-        generate ^= copies[number] & products[(low, *above)]
-        propagate ^= copies[number] & products[rest] if rest else copies[number]
-    alone ^= products[tuple(range(size))]

@@ -18,84 +18,47 @@ needs only products of something of worker 0 with something of the pair: see ``l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
-
 from tercet.protocol.base import Share, Words
-from tercet.protocol.replicated.lend import low_words, pack, unpack
+from tercet.protocol.replicated.lend import low_words
 from tercet.protocol.replicated.party import Party
 from tercet.protocol.replicated.split import Split
 from tercet.protocol.rounds import Round, Steps, words
-
-_ONE = np.uint64(1)
-_TOP = np.uint64(63)
-_OFFSET = np.uint64(1 << 62)
-
-
-@dataclass(frozen=True, slots=True)
-class Flip:
-    """This worker's half of a random bit r = t xor q for each element.
-
-    ``plane`` is bit-sliced, ``word`` has a 0 or 1 an element: t at worker 0, q at 1 and 2.
-    """
-
-    plane: Words
-    word: Words
+from tercet.ring import kernels
 
 
 def truncated(
-    party: Party, split: Split, shift: int, flip: Flip | None, at: str
+    party: Party, split: Split, shift: int, flip: Words | None, at: str
 ) -> Steps[tuple[Share, Share | None]]:
     """Return shares (flat) of y = x >> shift and, with ``flip``, of r y. Two rounds.
 
-    ``shift`` may be 0 with ``flip``: then y = x. In round 1 worker 0 sends to worker 2, in round 2
-    workers 1 and 2 send to worker 0.
+    ``flip`` is this worker's half of r, a bit plane: t at worker 0, q at workers 1 and 2. ``shift``
+    may be 0 with ``flip``: then y = x. In round 1 worker 0 sends to worker 2, in round 2 workers 1
+    and 2 send to worker 0.
     """
     run = _lend if party.index == 0 else _apply
     return run(party, split, shift, flip, at)
 
 
-def _counts(split: Split, shift: int, flip: Flip | None) -> tuple[bool, int, int]:
-    """Return whether U is lent, and the numbers of wide and narrow values lent."""
+def _lent(split: Split, shift: int, flip: Words | None) -> tuple[bool, int, int]:
+    """Return whether U is lent, the number of wide values, and of words with the narrow ones."""
     lends_value = shift > 0 or split.share is None
-    wide = lends_value + (2 if flip else 0)
-    narrow = (1 + (flip is not None)) if shift else 0
-    return lends_value, wide, narrow
+    wide = lends_value + (2 if flip is not None else 0)
+    narrow = 1 + (flip is not None)
+    return lends_value, wide, low_words(narrow * split.size, shift)
 
 
 def _lend(
-    party: Party, split: Split, shift: int, flip: Flip | None, at: str
+    party: Party, split: Split, shift: int, flip: Words | None, at: str
 ) -> Steps[tuple[Share, Share | None]]:
-    size, u = split.size, split.known
-    lends_value, wide, narrow = _counts(split, shift, flip)
-    lent = np.empty((wide, size), dtype=np.uint64)
-    low = np.empty((narrow, size), dtype=np.uint64)
-    if shift:
-        lifted = u + _OFFSET
-        np.right_shift(lifted, _TOP, out=low[0])
-        value = lifted >> np.uint64(shift)
-        value -= low[0] << np.uint64(64 - shift)
-        value -= np.uint64(1 << (62 - shift))
-    else:
-        value = u
-    if lends_value:
-        lent[0] = value
-    if flip:
-        np.multiply(flip.word, value, out=lent[-2])
-        lent[-1] = flip.word
-        if shift:
-            np.bitwise_and(flip.word, low[0], out=low[1])
+    size = split.size
+    lends_value, wide, packed = _lent(split, shift, flip)
     masks = party.of_lender("lend", at, wide * size).reshape(wide, size)
-    lent -= masks
-    sent = [lent]
-    if shift:
-        masks_low = party.of_lender("lend low", at, low_words(narrow * size, shift))
-        low -= unpack(masks_low, shift, narrow * size).reshape(narrow, size)
-        sent.append(pack(low.reshape(-1), shift))
-    yield Round(to_prev=sent)
+    masks_low = party.of_lender("lend low", at, packed) if shift else masks[0, :0]
+    lent, low = kernels.truncate_lend(split.known, shift, flip, masks, masks_low)
+    yield Round(to_prev=[lent, low] if shift else [lent])
 
-    back = (size if flip else 0) + low_words(size, shift)
+    tail = 0 if flip is None else size
+    back = tail + low_words(size, shift)
     received = yield Round(from_next=8 * back, from_prev=8 * back)
     one, two = words(received.from_next, back), words(received.from_prev, back)
     if lends_value:
@@ -103,20 +66,17 @@ def _lend(
     else:
         assert split.share is not None
         first, second = split.share.parts
-    tail = size if flip else 0
     if shift:
-        first = first + (unpack(two[tail:], shift, size) << np.uint64(64 - shift))
-        second = second + (unpack(one[tail:], shift, size) << np.uint64(64 - shift))
-    multiple = Share((two[:size], one[:size])) if flip else None
-    return Share((first, second)), multiple
+        first = kernels.add_carries(first, two[tail:], shift)
+        second = kernels.add_carries(second, one[tail:], shift)
+    return Share((first, second)), None if flip is None else Share((two[:size], one[:size]))
 
 
 def _apply(
-    party: Party, split: Split, shift: int, flip: Flip | None, at: str
+    party: Party, split: Split, shift: int, flip: Words | None, at: str
 ) -> Steps[tuple[Share, Share | None]]:
     size = split.size
-    lends_value, wide, narrow = _counts(split, shift, flip)
-    packed = low_words(narrow * size, shift)
+    lends_value, wide, packed = _lent(split, shift, flip)
     if party.index == 1:
         lent = party.of_lender("lend", at, wide * size)
         low = party.of_lender("lend low", at, packed) if shift else lent[:0]
@@ -126,47 +86,19 @@ def _apply(
         message = words(received.from_next, wide * size + packed)
         lent, low = message[: wide * size], message[wide * size :]
     lent = lent.reshape(wide, size)
-    v = split.known
     if lends_value:
         copy = lent[0]
     else:
         assert split.share is not None
         copy = split.share.parts[0 if party.index == 1 else 1]
 
-    back = (size if flip else 0) + low_words(size, shift)
+    back = (0 if flip is None else size) + low_words(size, shift)
     masks = [party.of_pair(label, at, back) for label in ("return one", "return two")]
-    tail = size if flip else 0
-    sent: list[Words] = []
-    third, value = v, copy
-    if shift:
-        places = np.uint64(64 - shift)
-        carry = v >> _TOP
-        third = v >> np.uint64(shift)
-        third -= carry << places
-        copies = unpack(low, shift, narrow * size).reshape(narrow, size)
-        masks_low = [unpack(m[tail:], shift, size) for m in masks]
-    multiple = None
-    if flip:
-        q = flip.word
-        sign = _ONE - q - q
-        result = lent[-2] * sign
-        result += q * copy
-        result += lent[-1] * (sign * third)
-        if shift:
-            result += (copies[1] * (carry * sign) + copies[0] * (q & carry)) << places
-        result += masks[party.index - 1][:size]
-        rest = q * third
-        rest -= masks[0][:size]
-        rest -= masks[1][:size]
-        multiple = _place(party, result, rest)
-        sent.append(result)
-    if shift:
-        product = copies[0] * carry
-        product += masks_low[party.index - 1]
-        value = copy + (product << places)
-        third = third - ((masks_low[0] + masks_low[1]) << places)
-        sent.append(pack(product, shift))
-    yield Round(to_prev=sent) if party.index == 1 else Round(to_next=sent)
+    sent, rest, value, third = kernels.truncate_apply(
+        split.known, shift, flip, copy, lent, low, masks[party.index - 1], masks[2 - party.index]
+    )
+    yield Round(to_prev=[sent]) if party.index == 1 else Round(to_next=[sent])
+    multiple = None if flip is None else _place(party, sent[:size], rest)
     return _place(party, value, third), multiple
 
 
