@@ -73,13 +73,11 @@ class Replicated(Protocol):
         worker 2 leaves out x_0 y_0.
         """
         (a, b), (c, d) = x.parts, y.parts
-        match self.party.index:
-            case 0:
-                return Partial((kernel(a + b, c + d),))
-            case 1:
-                return Partial((kernel(a, d) + kernel(b, c + d),))
-            case _:
-                return Partial((kernel(a, d) + kernel(b, c),))
+        if self.party.index == 0:
+            return Partial((kernel(a + b, c + d),))
+        total = kernel(a, d)
+        total += kernel(b, c + d if self.party.index == 1 else c)
+        return Partial((total,))
 
     def bit_not(self, x: Bits) -> Bits:
         """Complement summand 0."""
