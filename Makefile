@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint types bench clean install
+.PHONY: demo test test-slow lint types bench bench-peers clean install
 
 install: $(STAMP)
 
@@ -33,10 +33,11 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-bench: $(STAMP)
-	$(BIN)/python -m bench.predict
-	$(BIN)/python bench/kernels.py
-	$(BIN)/python bench/rounds.py
+bench: $(STAMP)  ## All benchmarks; PARTS="predict slow" runs some
+	$(BIN)/python -m bench $(PARTS)
+
+bench-peers: $(STAMP)  ## Tercet beside SPU and CrypTen, each in an environment of its own
+	$(BIN)/python -m bench.peers
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

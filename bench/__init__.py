@@ -1,1 +1,1 @@
-"""Benchmarks; see the Makefile."""
+"""Benchmarks: ``python -m bench`` runs all parts, ``python -m bench NAME...`` some."""

@@ -1,6 +1,6 @@
 """Rates of the ring kernels beside those of float64 BLAS, one thread, in the same run.
 
-    python bench/kernels.py [--isa avx512|avx2|portable] [--seconds 0.3]
+    python -m bench.kernels [--isa avx512|avx2|portable] [--seconds 0.3] [--json FILE]
 
 Ratios within a run mean more than rates, which depend on what else the machine does. For a
 convolution the float64 figure is that of the matrix product alone, on patches made beforehand.
@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 # Before NumPy loads its BLAS.
 for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
@@ -18,6 +19,7 @@ for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
 
 import numpy as np
 
+from bench.common import Part, Row, finish
 from tercet.ring import _native, kernels
 
 MATMULS = [(256, 256, 256), (512, 512, 512), (1024, 1024, 1024), (1, 1024, 1024), (128, 256, 10)]
@@ -32,11 +34,11 @@ CONVS = [
 ]
 
 
-def best_time(action: Callable[[], object], seconds: float) -> float:
-    """Seconds of processor time a call takes: the best of some batches of at least 0.5 ms each."""
+def call_times(action: Callable[[], object], seconds: float) -> list[float]:
+    """Seconds of processor time a call takes in each of some batches of at least 0.5 ms, sorted."""
     action()
     calls = 1
-    best = float("inf")
+    found: list[float] = []
     end = time.perf_counter() + seconds
     while True:
         start = time.thread_time()
@@ -46,37 +48,55 @@ def best_time(action: Callable[[], object], seconds: float) -> float:
         if taken < 0.5e-3:
             calls *= 2
             continue
-        best = min(best, taken / calls)
+        found.append(taken / calls)
         if time.perf_counter() > end:
-            return best
+            return sorted(found)
+
+
+def timing(name: str, found: list[float]) -> Row:
+    """Best, median and spread of one kernel."""
+    best, low, middle, high = np.quantile(found, (0, 0.1, 0.5, 0.9)) * 1e6
+    return {
+        "kernel": name,
+        "best_us": float(best),
+        "median_us": float(middle),
+        "p10_us": float(low),
+        "p90_us": float(high),
+    }
 
 
 def main() -> None:
-    """Prints one line a kernel and size."""
+    """Prints one row a kernel and size."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--isa", choices=kernels.available_isas(), default=kernels.get_isa())
     parser.add_argument("--seconds", type=float, default=0.3, help="time a measurement")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     kernels.set_isa(options.isa)
     seconds: float = options.seconds
     rng = np.random.default_rng(1)
+    part = Part(
+        "kernels", f"ring kernels on one thread, {kernels.get_isa()}; rates are of the best"
+    )
 
     def ring(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
         return rng.integers(0, 2**64, shape, dtype=np.uint64)
 
-    def line(name: str, products: int, ours: float, floats: float) -> None:
-        print(
-            f"{name:42} ring {products / ours / 1e9:6.2f}  float64 {products / floats / 1e9:6.2f}"
-            f" GMAC/s  ratio {floats / ours:5.2f}  {ours * 1e6:10.1f} us",
-            flush=True,
+    def line(name: str, products: int, ours: list[float], floats: list[float] | None) -> None:
+        part.rows.append(
+            {
+                **timing(name, ours),
+                "ring_GMAC_s": products / ours[0] / 1e9,
+                "float64_GMAC_s": products / floats[0] / 1e9 if floats else None,
+                "ratio_to_float64": floats[0] / ours[0] if floats else None,
+            }
         )
 
-    print(f"instruction set: {kernels.get_isa()}")
     for m, k, n in MATMULS:
         a, b, out = ring(m, k), ring(k, n), ring(m, n)
         fa, fb, fout = a / 2.0**64, b / 2.0**64, out / 2.0**64
-        floats = best_time(partial(np.matmul, fa, fb, out=fout), seconds)
-        ours = best_time(partial(kernels.matmul, a, b, out=out), seconds)
+        floats = call_times(partial(np.matmul, fa, fb, out=fout), seconds)
+        ours = call_times(partial(kernels.matmul, a, b, out=out), seconds)
         line(f"matmul {m} x {k} x {n}", m * k * n, ours, floats)
 
     for x_shape, w_shape in CONVS:
@@ -88,15 +108,15 @@ def main() -> None:
             pixels = out.size // filters
             fa, fb = rng.random((pixels, depth)), rng.random((depth, filters))
             fout = np.empty((pixels, filters))
-            floats = best_time(partial(np.matmul, fa, fb, out=fout), seconds)
-            ours = best_time(partial(kernels.conv, x, w, padding=pads, out=out), seconds)
+            floats = call_times(partial(np.matmul, fa, fb, out=fout), seconds)
+            ours = call_times(partial(kernels.conv, x, w, padding=pads, out=out), seconds)
             name = f"conv {x_shape} {w_shape}".replace(", ", ",")
             line(name + (" same" if same else ""), pixels * depth * filters, ours, floats)
 
     x, w = ring(1, 56, 56, 64), ring(3, 3, 1, 64)
     out = kernels.conv(x, w, groups=64)
-    ours = best_time(lambda: kernels.conv(x, w, groups=64, out=out), seconds)
-    print(f"{'depthwise (1,56,56,64) 3x3':42} ring {out.size * 9 / ours / 1e9:6.2f} GMAC/s")
+    ours = call_times(lambda: kernels.conv(x, w, groups=64, out=out), seconds)
+    line("depthwise (1,56,56,64) 3x3", out.size * 9, ours, None)
 
     x = ring(1 << 16)
     planes = np.empty((64, x.size // 64), np.uint64)
@@ -111,8 +131,11 @@ def main() -> None:
         ("pack_bits, 18", lambda: _native.pack_bits(x, 18, packed)),
         ("unpack_bits, 18", lambda: _native.unpack_bits(packed, 18, words)),
     ]:
-        rate = x.nbytes / best_time(action, seconds) / 1e9
-        print(f"{name:42} {rate:6.2f} GB/s of elements")
+        ours = call_times(action, seconds)
+        part.rows.append(
+            timing(f"{name}, 65,536 elements", ours) | {"GB_s": x.nbytes / ours[0] / 1e9}
+        )
+    finish(part, options.json)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 In a round each worker sends to its previous one and receives from its next one.
 
-    python bench/rounds.py
+    python -m bench.rounds [--json FILE]
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import statistics
 import time
 from multiprocessing.connection import Connection
 
+import numpy as np
+
+from bench.common import Part, main
 from tercet.crypto.identity import Identity
 from tercet.crypto.prg import fresh
 from tercet.net.link import TlsTransport
@@ -22,8 +25,9 @@ SIZES = {64: 3000, 4096: 3000, 65536: 1000, 1 << 20: 200, 16 << 20: 20}
 REPEATS = 5
 
 
-def main() -> None:
-    """Start the workers and print a line for each payload size."""
+def run() -> Part:
+    """Start the workers and measure each payload size."""
+    part = Part("rounds", "a round among three workers over TLS")
     identities = [Identity.generate(name) for name in ("julia", "greg", "me")]
     listeners = [bind("127.0.0.1", 0) for _ in range(3)]
     sessions = {(size, i): fresh(16) for size in SIZES for i in range(REPEATS)}
@@ -62,12 +66,21 @@ def main() -> None:
     for size in SIZES:
         seconds = [max(pipe.recv() for pipe in pipes) for _ in range(REPEATS)]
         middle = statistics.median(seconds)
-        print(f"{size:>9} B  {middle * 1e6:9.1f} us a round  {size / middle / 1e6:8.1f} MB/s")
+        part.rows.append(
+            {
+                "payload_bytes": size,
+                "median_us": middle * 1e6,
+                "p10_us": float(np.quantile(seconds, 0.1)) * 1e6,
+                "p90_us": float(np.quantile(seconds, 0.9)) * 1e6,
+                "MB_a_second": size / middle / 1e6,
+            }
+        )
     for process in processes:
         process.join()
     for listener in listeners:
         listener.close()
+    return part
 
 
 if __name__ == "__main__":
-    main()
+    main(run, __doc__)

@@ -1,0 +1,1 @@
+"""Tercet beside its peers: the same work, each in its own environment."""
