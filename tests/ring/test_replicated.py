@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tercet.ring import _native, kernels, oracle
+from tercet.ring import _native, kernels, oracle, steps
 from tests.ring.arrays import words
 
 SIZES = [0, 1, 5, 63, 64, 65, 129, 511, 512, 513, 1100]
@@ -39,7 +39,7 @@ def test_truncate_lend(n: int, shift: int, lends_value: bool, flips: bool) -> No
     rows, narrow = lends_value + 2 * flips, (1 + flips) * n
     u, masks, low_masks = words(1, n), words(2, rows, n), words(3, low_words(narrow, shift))
     plane = words(4, plane_words(n)) if flips else None
-    lent, low = kernels.truncate_lend(u, shift, plane, masks, low_masks)
+    lent, low = steps.truncate_lend(u, shift, plane, masks, low_masks)
     expected = oracle.truncate_lend(u, shift, plane, masks, low_masks)
     np.testing.assert_array_equal(lent, expected[0])
     np.testing.assert_array_equal(low, expected[1])
@@ -54,7 +54,7 @@ def test_truncate_apply(n: int, shift: int, lends_value: bool, flips: bool) -> N
     plane = words(4, plane_words(n)) if flips else None
     copy = lent[0] if lends_value else words(5, n)
     masks = words(6, 2, back)
-    found = kernels.truncate_apply(v, shift, plane, copy, lent, low, masks[0], masks[1])
+    found = steps.truncate_apply(v, shift, plane, copy, lent, low, masks[0], masks[1])
     expected = oracle.truncate_apply(v, shift, plane, copy, lent, low, masks[0], masks[1])
     for name, wanted in zip(found._fields, expected, strict=True):
         np.testing.assert_array_equal(getattr(found, name), wanted, name)
@@ -69,9 +69,9 @@ def test_the_copies_make_a_truncation(n: int, shift: int) -> None:
     t, q = words(2, plane_words(n)), words(3, plane_words(n))
     masks, low_masks = words(4, 3, n), words(5, low_words(2 * n, shift))
     back = words(6, 2, n + low_words(n, shift))
-    lent, low = kernels.truncate_lend(u, shift, t, masks, low_masks)
-    one = kernels.truncate_apply(x - u, shift, q, masks[0], masks, low_masks, back[0], back[1])
-    two = kernels.truncate_apply(x - u, shift, q, lent[0], lent, low, back[1], back[0])
+    lent, low = steps.truncate_lend(u, shift, t, masks, low_masks)
+    one = steps.truncate_apply(x - u, shift, q, masks[0], masks, low_masks, back[0], back[1])
+    two = steps.truncate_apply(x - u, shift, q, lent[0], lent, low, back[1], back[0])
     np.testing.assert_array_equal(one.third, two.third)
     np.testing.assert_array_equal(one.multiple_third, two.multiple_third)
     y = (one.value + two.value + one.third).view(np.int64)
@@ -83,7 +83,7 @@ def test_the_copies_make_a_truncation(n: int, shift: int) -> None:
     # Worker 0 gets to the same summands of y.
     for mine, other, copy in ((one, two, lent[0]), (two, one, masks[0])):
         np.testing.assert_array_equal(
-            kernels.add_carries(copy, other.message[n:], shift), other.value, str(mine is one)
+            steps.add_carries(copy, other.message[n:], shift), other.value, str(mine is one)
         )
 
 
@@ -92,7 +92,7 @@ def test_the_copies_make_a_truncation(n: int, shift: int) -> None:
 def test_add_carries(n: int, shift: int) -> None:
     x, low = words(1, n), words(2, low_words(n, shift))
     np.testing.assert_array_equal(
-        kernels.add_carries(x, low, shift), oracle.add_carries(x, low, shift)
+        steps.add_carries(x, low, shift), oracle.add_carries(x, low, shift)
     )
 
 
@@ -100,7 +100,7 @@ def test_add_carries(n: int, shift: int) -> None:
 def test_choose(n: int) -> None:
     plane, x, multiple = words(1, plane_words(n)), words(2, n), words(3, n)
     np.testing.assert_array_equal(
-        kernels.choose(plane, x, multiple), oracle.choose(plane, x, multiple)
+        steps.choose(plane, x, multiple), oracle.choose(plane, x, multiple)
     )
 
 
@@ -118,11 +118,11 @@ def test_leaves(leaves: list[tuple[int, int]], width: int) -> None:
     planes = words(1, bits_of(leaves) + 1, width)
     masks = words(2, monomials(leaves), width)
     np.testing.assert_array_equal(
-        kernels.lend_leaves(planes, leaves, masks), oracle.lend_leaves(planes, leaves, masks)
+        steps.lend_leaves(planes, leaves, masks), oracle.lend_leaves(planes, leaves, masks)
     )
     rows = 2 * sum(count for _, count in leaves) - 1
     back = words(3, 2, rows, width)
-    found = kernels.answer_leaves(planes, leaves, masks, back[0], back[1])
+    found = steps.answer_leaves(planes, leaves, masks, back[0], back[1])
     expected = oracle.answer_leaves(planes, leaves, masks, back[0], back[1])
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
@@ -139,9 +139,9 @@ def test_leaves_add_bits(leaves: list[tuple[int, int]]) -> None:
     masks = words(2, monomials(leaves), width)
     leaf_sizes = [size for size, count in leaves for _ in range(count)]
     back = words(3, 2, 2 * len(leaf_sizes) - 1, width)
-    lent = kernels.lend_leaves(mine, leaves, masks)
-    one, third = kernels.answer_leaves(theirs, leaves, masks, back[0], back[1])
-    two, same = kernels.answer_leaves(theirs, leaves, lent, back[1], back[0])
+    lent = steps.lend_leaves(mine, leaves, masks)
+    one, third = steps.answer_leaves(theirs, leaves, masks, back[0], back[1])
+    two, same = steps.answer_leaves(theirs, leaves, lent, back[1], back[0])
     np.testing.assert_array_equal(third, same)
     opened = one ^ two ^ third
     first = 0
@@ -166,40 +166,40 @@ def test_errors() -> None:
     masks, low = words(3, 3, n), words(4, low_words(2 * n, 18))
     for shift in (-1, 63, 64):
         with pytest.raises(ValueError, match="shift must be from 0 to 62"):
-            kernels.truncate_lend(u, shift, plane, masks, low)
+            steps.truncate_lend(u, shift, plane, masks, low)
     with pytest.raises(ValueError, match="shift must be from 1 to 62"):
-        kernels.add_carries(u, low[:0], 0)
+        steps.add_carries(u, low[:0], 0)
     for rows, shift in ((0, 18), (2, 18), (4, 18), (1, 0)):
         with pytest.raises(ValueError, match="masks must have 1 or 3 rows"):
-            kernels.truncate_lend(u, shift, plane, words(1, rows, n), low)
+            steps.truncate_lend(u, shift, plane, words(1, rows, n), low)
     with pytest.raises(ValueError, match="low_masks has shape"):
-        kernels.truncate_lend(u, 18, plane, masks, low[1:])
+        steps.truncate_lend(u, 18, plane, masks, low[1:])
     with pytest.raises(ValueError, match="plane has shape"):
-        kernels.truncate_lend(u, 18, None, masks, low)
+        steps.truncate_lend(u, 18, None, masks, low)
     with pytest.raises(ValueError, match="plane has shape"):
-        kernels.truncate_lend(u, 18, plane, masks[:1], low[: low_words(n, 18)])
+        steps.truncate_lend(u, 18, plane, masks[:1], low[: low_words(n, 18)])
     back = words(5, n + low_words(n, 18))
     with pytest.raises(ValueError, match="other_mask has shape"):
-        kernels.truncate_apply(u, 18, plane, u, masks, low, back, back[1:])
+        steps.truncate_apply(u, 18, plane, u, masks, low, back, back[1:])
     with pytest.raises(ValueError, match="copy has shape"):
-        kernels.truncate_apply(u, 18, plane, u[1:], masks, low, back, back)
+        steps.truncate_apply(u, 18, plane, u[1:], masks, low, back, back)
     with pytest.raises(ValueError, match="mask has shape"):
-        kernels.truncate_apply(u, 18, plane, u, masks, low, back[1:], back[1:])
+        steps.truncate_apply(u, 18, plane, u, masks, low, back[1:], back[1:])
     with pytest.raises(TypeError, match="u must be an array of dtype uint64"):
-        kernels.truncate_lend(u.astype(np.int64), 18, plane, masks, low)  # type: ignore[arg-type]
+        steps.truncate_lend(u.astype(np.int64), 18, plane, masks, low)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="multiple has shape"):
-        kernels.choose(plane, u, u[1:])
+        steps.choose(plane, u, u[1:])
     with pytest.raises(ValueError, match="out must not share memory with x"):
         _native.choose(plane, u, masks[0], u)
     planes, leaf_masks = words(1, 8, 2), words(2, 30, 2)
     for leaves in ([(5, 1)], [(0, 1)], [(4, 0)], [(4, -1)]):
         with pytest.raises(ValueError, match="leaves must be pairs"):
-            kernels.lend_leaves(planes, leaves, leaf_masks)
+            steps.lend_leaves(planes, leaves, leaf_masks)
     with pytest.raises(ValueError, match=r"leaves have 12 bits, planes is \(8, 2\)"):
-        kernels.lend_leaves(planes, [(4, 3)], leaf_masks)
+        steps.lend_leaves(planes, [(4, 3)], leaf_masks)
     with pytest.raises(ValueError, match="leaves have 0 bits"):
-        kernels.lend_leaves(planes, [], leaf_masks)
+        steps.lend_leaves(planes, [], leaf_masks)
     with pytest.raises(ValueError, match="masks has shape"):
-        kernels.lend_leaves(planes, [(4, 1)], leaf_masks)
+        steps.lend_leaves(planes, [(4, 1)], leaf_masks)
     with pytest.raises(ValueError, match="other_mask has shape"):
-        kernels.answer_leaves(planes, [(4, 2)], leaf_masks, words(3, 3, 2), words(3, 4, 2))
+        steps.answer_leaves(planes, [(4, 2)], leaf_masks, words(3, 3, 2), words(3, 4, 2))

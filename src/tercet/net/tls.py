@@ -16,6 +16,7 @@ import os
 import ssl
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Final
 
 from tercet.crypto.identity import Identity, PublicIdentity
@@ -80,7 +81,7 @@ def peer_identity(
             "the peer is not authenticated", "Connect with TLS 1.3 and a certificate"
         )
     try:
-        peer = PublicIdentity.from_der(certificate)
+        peer = _parse(certificate)
     except IdentityError as error:
         raise SecurityError(f"the peer's certificate: {error.message}", error.remedy) from None
     for identity in accepted:
@@ -90,6 +91,12 @@ def peer_identity(
         f"{printable(peer.name)!r} with key {peer.fingerprint[:16]} is not on the list",
         "Add its certificate to the accepted identities if it should be",
     )
+
+
+@lru_cache(maxsize=1024)
+def _parse(certificate: bytes) -> PublicIdentity:
+    """Parse a certificate once, not at every request of its holder."""
+    return PublicIdentity.from_der(certificate)
 
 
 def explain(error: BaseException) -> str:

@@ -182,7 +182,7 @@ def truncate_apply(
     mask: Words,
     other_mask: Words,
 ) -> tuple[Words, Words, Words, Words]:
-    """The fields of `kernels.Applied` by its formulas."""
+    """The fields of `steps.Applied` by its formulas."""
     n = v.size
     tops = [int(x) >> 63 for x in v]
     values = [(int(x) >> shift) - 2 ** (64 - shift) * b for x, b in zip(v, tops, strict=True)]

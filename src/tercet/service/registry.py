@@ -98,6 +98,7 @@ class Registry:
                 f"cannot use {folder} as a worker's state: {error}", "Check its owner and the disk"
             ) from None
         self._folder = folder
+        self._known: dict[bytes, Model] = {}  # what the database holds, until the next change
         self._drop_uncommitted()
 
     def close(self) -> None:
@@ -194,13 +195,15 @@ class Registry:
         Raises:
             NotFoundError: if there is none of that id.
         """
-        row = self._db.execute(
-            f"SELECT {_COLUMNS} FROM models WHERE id = ? AND committed",  # noqa: S608
-            (model,),
-        ).fetchone()
-        if row is None:
-            raise NotFoundError("the model is not shared here", "It may have been removed")
-        return Model(row)
+        if model not in self._known:
+            row = self._db.execute(
+                f"SELECT {_COLUMNS} FROM models WHERE id = ? AND committed",  # noqa: S608
+                (model,),
+            ).fetchone()
+            if row is None:
+                raise NotFoundError("the model is not shared here", "It may have been removed")
+            self._known[model] = Model(row)
+        return self._known[model]
 
     def by_name(self, name: str, owner_key: str | None = None) -> Model:
         """Return the committed model ``name`` or ``owner/name``.
@@ -327,6 +330,7 @@ class Registry:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
                 yield
+            self._known.clear()
         except sqlite3.IntegrityError:
             raise
         except sqlite3.Error as error:

@@ -14,7 +14,7 @@ from tercet.protocol.replicated.party import Party
 from tercet.protocol.replicated.split import Split
 from tercet.protocol.replicated.truncate import truncated
 from tercet.protocol.rounds import Round, Steps, words
-from tercet.ring import kernels
+from tercet.ring import steps
 
 
 def flip_bit(party: Party, size: int, at: str) -> Words:
@@ -26,7 +26,7 @@ def flip_bit(party: Party, size: int, at: str) -> Words:
 def chosen(opened: Words, x: Share, multiple: Share) -> Share:
     """Return r x where the opened bit is 1, x - r x where it is 0: local. Flat shares."""
     return Share(
-        tuple(kernels.choose(opened, p, r) for p, r in zip(x.parts, multiple.parts, strict=True))
+        tuple(steps.choose(opened, p, r) for p, r in zip(x.parts, multiple.parts, strict=True))
     )
 
 

@@ -23,7 +23,7 @@ from tercet.protocol.replicated.party import Party
 from tercet.protocol.replicated.select import flipped, open_bits
 from tercet.protocol.replicated.split import Split
 from tercet.protocol.rounds import Round, Steps, words
-from tercet.ring import kernels
+from tercet.ring import kernels, steps
 
 Pair: TypeAlias = tuple[Words, Words]
 
@@ -107,7 +107,7 @@ def _carry(party: Party, split: Split, shift: int, bits: int, at: str) -> Steps[
 def _lend_leaves(party: Party, tree: Tree, planes: Words, at: str) -> Steps[tuple[Pair, Pair]]:
     width = planes.shape[1]
     masks = party.of_lender("leaves", at, tree.monomials * width).reshape(tree.monomials, width)
-    lent = kernels.lend_leaves(planes, tree.sizes, masks)
+    lent = steps.lend_leaves(planes, tree.sizes, masks)
     yield Round(to_prev=[lent])
     rows = 2 * tree.leaves - 1
     received = yield Round(from_next=8 * rows * width, from_prev=8 * rows * width)
@@ -134,7 +134,7 @@ def _return_leaves(
         party.of_pair(label, at, rows * width).reshape(rows, width)
         for label in ("leaves one", "leaves two")
     ]
-    answer, third = kernels.answer_leaves(
+    answer, third = steps.answer_leaves(
         planes, tree.sizes, lent, masks[party.index - 1], masks[2 - party.index]
     )
     yield Round(to_prev=[answer]) if party.index == 1 else Round(to_next=[answer])

@@ -23,7 +23,7 @@ from tercet.protocol.replicated.lend import low_words
 from tercet.protocol.replicated.party import Party
 from tercet.protocol.replicated.split import Split
 from tercet.protocol.rounds import Round, Steps, words
-from tercet.ring import kernels
+from tercet.ring import steps
 
 
 def truncated(
@@ -54,7 +54,7 @@ def _lend(
     lends_value, wide, packed = _lent(split, shift, flip)
     masks = party.of_lender("lend", at, wide * size).reshape(wide, size)
     masks_low = party.of_lender("lend low", at, packed) if shift else masks[0, :0]
-    lent, low = kernels.truncate_lend(split.known, shift, flip, masks, masks_low)
+    lent, low = steps.truncate_lend(split.known, shift, flip, masks, masks_low)
     yield Round(to_prev=[lent, low] if shift else [lent])
 
     tail = 0 if flip is None else size
@@ -67,8 +67,8 @@ def _lend(
         assert split.share is not None
         first, second = split.share.parts
     if shift:
-        first = kernels.add_carries(first, two[tail:], shift)
-        second = kernels.add_carries(second, one[tail:], shift)
+        first = steps.add_carries(first, two[tail:], shift)
+        second = steps.add_carries(second, one[tail:], shift)
     return Share((first, second)), None if flip is None else Share((two[:size], one[:size]))
 
 
@@ -94,7 +94,7 @@ def _apply(
 
     back = (0 if flip is None else size) + low_words(size, shift)
     masks = [party.of_pair(label, at, back) for label in ("return one", "return two")]
-    sent, rest, value, third = kernels.truncate_apply(
+    sent, rest, value, third = steps.truncate_apply(
         split.known, shift, flip, copy, lent, low, masks[party.index - 1], masks[2 - party.index]
     )
     yield Round(to_prev=[sent]) if party.index == 1 else Round(to_next=[sent])
