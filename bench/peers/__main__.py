@@ -90,18 +90,17 @@ def command(arguments: list[str], seconds: float, environment: dict[str, str]) -
         )
         try:
             output, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            raise PeerError(f"not done after {seconds:.0f} s") from None
-        finally:
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise PeerError(f"not done after {seconds:.0f} s") from None
+            raise
         if process.returncode:
             errors.seek(0)
-            last = (errors.read().strip() or "no message").splitlines()[-1]
-            raise PeerError(f"ended with {process.returncode}: {last}")
+            lines = errors.read().strip().splitlines() or ["no message"]
+            reason = next((line for line in reversed(lines) if "error" in line.lower()), lines[-1])
+            raise PeerError(f"ended with {process.returncode}: {reason}")
         return output
 
 
@@ -192,7 +191,7 @@ def main() -> None:
     for peer in PEERS:
         try:
             pythons[peer.name] = install(peer, arguments.python)
-        except PeerError as error:
+        except (PeerError, OSError) as error:
             failures[peer.name] = f"NOT INSTALLED: {error}"
             print(f"{peer.name}: {failures[peer.name]}; going on without it", flush=True)
 

@@ -50,6 +50,13 @@ def forward(x: Any, w: dict[str, Any]) -> Any:
     return x.flatten(start_dim=1).matmul(w["dense_kernel"]) + w["dense_bias"]
 
 
+def channels_first(name: str, value: np.ndarray) -> np.ndarray:
+    """Return a weight in PyTorch's layout."""
+    if value.ndim == 4:  # height, width, in, out
+        return value.transpose(3, 2, 0, 1)
+    return value.reshape(1, -1, 1, 1) if name.startswith("conv") else value
+
+
 def party(rank: int, rendezvous: str, path: str, answers: Any) -> None:
     """Run one party."""
     os.environ.update(
@@ -67,11 +74,7 @@ def party(rank: int, rendezvous: str, path: str, answers: Any) -> None:
     weights, images, logits = load(path)
     shared = {}
     for name, value in weights.items():
-        if value.ndim == 4:  # height, width, in, out
-            value = value.transpose(3, 2, 0, 1)
-        elif name.startswith("conv"):
-            value = value.reshape(1, -1, 1, 1)
-        plain = torch.from_numpy(np.ascontiguousarray(value))
+        plain = torch.from_numpy(np.ascontiguousarray(channels_first(name, value)))
         # Only the owner's value counts; the others need the shape.
         shared[name] = crypten.cryptensor(plain if rank == 1 else torch.zeros_like(plain), src=1)
 
