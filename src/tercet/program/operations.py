@@ -37,7 +37,7 @@ class Operation:
     """One row of the table.
 
     ``ints`` and ``tuples`` name the attributes; ``arity`` is the number of arguments, ``None``
-    for one or more; ``linear`` marks local operations that commute with truncation.
+    for one or more.
     """
 
     name: str
@@ -45,7 +45,6 @@ class Operation:
     rule: Rule
     ints: tuple[str, ...] = ()
     tuples: tuple[str, ...] = ()
-    linear: bool = False
 
 
 def _require(condition: bool, message: str) -> None:
@@ -414,18 +413,18 @@ _WINDOW = ("window", "strides", "low", "high")
 OPERATIONS: dict[str, Operation] = {
     op.name: op
     for op in (
-        Operation("reshape", 1, _reshape, tuples=("shape",), linear=True),
-        Operation("transpose", 1, _transpose, tuples=("axes",), linear=True),
-        Operation("broadcast", 1, _broadcast, tuples=("shape",), linear=True),
-        Operation("slice", 1, _slice, tuples=("start", "limit", "stride"), linear=True),
-        Operation("pad", 1, _pad, tuples=("low", "high", "interior"), linear=True),
+        Operation("reshape", 1, _reshape, tuples=("shape",)),
+        Operation("transpose", 1, _transpose, tuples=("axes",)),
+        Operation("broadcast", 1, _broadcast, tuples=("shape",)),
+        Operation("slice", 1, _slice, tuples=("start", "limit", "stride")),
+        Operation("pad", 1, _pad, tuples=("low", "high", "interior")),
         Operation("concat", None, _concat, ints=("axis",)),
-        Operation("reverse", 1, _reverse, tuples=("axes",), linear=True),
+        Operation("reverse", 1, _reverse, tuples=("axes",)),
         Operation("add", 2, _add),
         Operation("sub", 2, _add),
-        Operation("neg", 1, _same, linear=True),
-        Operation("sum", 1, _sum, tuples=("axes",), linear=True),
-        Operation("window_sum", 1, _window_sum, tuples=_WINDOW, linear=True),
+        Operation("neg", 1, _same),
+        Operation("sum", 1, _sum, tuples=("axes",)),
+        Operation("window_sum", 1, _window_sum, tuples=_WINDOW),
         Operation("shift_left", 1, _shift_left, ints=("bits",)),
         Operation("scale", 1, _scale, ints=("multiplier", "bits")),
         Operation("add_const", 1, _add_const, ints=("value",)),

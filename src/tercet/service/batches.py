@@ -17,6 +17,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
+from tercet.crypto.prg import fresh
 from tercet.errors import RefusedError, TercetError, TransportError, WorkerError
 from tercet.service.agreement import Nonces, UnderWay, join_nonces
 from tercet.service.config import WORKERS
@@ -81,8 +82,11 @@ class Batches:
         self._closed: OrderedDict[bytes, None] = OrderedDict()
         self._arrived = asyncio.Event()
         self._scheduler = Scheduler(self._announce)
-        self._announced: asyncio.Queue[Run] = asyncio.Queue(_MAX_BATCHES)
-        self._number = 0
+        self._announced: asyncio.Queue[tuple[int, Run]] = asyncio.Queue(_MAX_BATCHES)
+        # At random, so that a worker 0 that restarts does not use the numbers of its old batches.
+        self._number = int.from_bytes(fresh(6), "little")
+        self._settled = -1
+        self._generation = 0
         self._accepted: dict[tuple[int, int], asyncio.Future[frozenset[bytes]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner: asyncio.Task[None] | None = None
@@ -133,13 +137,14 @@ class Batches:
         if isinstance(message, Run):
             if peer == 0:
                 try:
-                    self._announced.put_nowait(message)
+                    self._announced.put_nowait((self._generation, message))
                 except asyncio.QueueFull:
                     _log.error("worker 0 announces more batches than it may")
             return
-        future = self._acceptance(peer, message.batch)
-        if not future.done():
-            future.set_result(frozenset(message.ids))
+        if message.batch > self._settled:  # else it comes too late to matter
+            future = self._acceptance(peer, message.batch)
+            if not future.done():
+                future.set_result(frozenset(message.ids))
 
     def withdraw(self, request: bytes, refusal: TercetError) -> bool:
         """Refuse a request that a peer refuses; return whether it is known here."""
@@ -151,6 +156,8 @@ class Batches:
 
     def fail(self, error: TercetError) -> None:
         """Refuse everything: a worker was lost, or this one stops."""
+        self._generation += 1
+        self._settled = -1
         for waiting in self._waiting.values():
             waiting.refuse(error)
         for future in self._accepted.values():
@@ -166,14 +173,14 @@ class Batches:
                 self._send(peer, run)
         except TransportError as error:
             self._refuse(ids, error)
-        self._announced.put_nowait(run)
+        self._announced.put_nowait((self._generation, run))
 
     async def _take(self) -> None:
         """Take batches one after the other; only their sessions overlap with the next one."""
         while True:
-            run = await self._announced.get()
+            generation, run = await self._announced.get()
             try:
-                job = await self._settle(run)
+                job = await self._settle(run, generation)
             except TercetError as error:
                 self._refuse(run.ids, error)
                 job = None
@@ -188,8 +195,14 @@ class Batches:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _settle(self, run: Run) -> tuple[list[Waiting], asyncio.Future[Done]] | None:
-        """Admit, compare, count, and hand what is common to all three to the data plane."""
+    async def _settle(
+        self, run: Run, generation: int
+    ) -> tuple[list[Waiting], asyncio.Future[Done]] | None:
+        """Admit, compare, count, and hand what is common to all three to the data plane.
+
+        ``generation`` is that of the announcement: a batch from before a worker was lost is void.
+        """
+        self._check(generation)
         accepted: list[Waiting] = []
         for request in run.ids:
             waiting = await self._agreed(request)
@@ -208,16 +221,18 @@ class Batches:
         for peer in self._peers:
             self._send(peer, mine)
         common = frozenset(mine.ids)
-        for peer in self._peers:
-            try:
-                async with asyncio.timeout(LAG_TIMEOUT):
+        try:
+            async with asyncio.timeout(LAG_TIMEOUT):
+                for peer in self._peers:
+                    self._check(generation)
                     common &= await self._acceptance(peer, run.batch)
-            except TimeoutError:
-                raise WorkerError(
-                    "a worker did not accept the batch in time", "Try again"
-                ) from None
-            finally:
+        except TimeoutError:
+            raise WorkerError("a worker did not accept the batch in time", "Try again") from None
+        finally:
+            for peer in self._peers:
                 self._accepted.pop((peer, run.batch), None)
+            if self._generation == generation:
+                self._settled = run.batch
         batch = [w for w in accepted if w.request.id in common]
         for waiting in accepted:
             if waiting.request.id not in common:
@@ -258,6 +273,10 @@ class Batches:
         except TimeoutError:
             return None
         return self._waiting[request]
+
+    def _check(self, generation: int) -> None:
+        if self._generation != generation:
+            raise TransportError("a worker was lost", "Try again when it is back")
 
     def _acceptance(self, peer: int, batch: int) -> asyncio.Future[frozenset[bytes]]:
         if (peer, batch) not in self._accepted:

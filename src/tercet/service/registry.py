@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from tercet.errors import ConfigError, NotFoundError, RefusedError, WorkerError
-from tercet.program.program import Program
+from tercet.program.program import Program, Role
 from tercet.program.verify import decode
 from tercet.protocol.base import Share
-from tercet.protocol.replicated.sharing import Summand
+from tercet.protocol.replicated.sharing import Summand, expand
 from tercet.service.messages import Description, Policy
 
 FORMAT_VERSION = 1
@@ -387,9 +387,6 @@ def expand_model(
     Raises:
         IntegrityError: if something is missing or of another size.
     """
-    from tercet.program.program import Role
-    from tercet.protocol.replicated.sharing import expand
-
     values: dict[str, Share | NDArray[np.uint64]] = {}
     for _, given in program.named(Role.WEIGHT):
         values[given.name] = expand(weights, given.name, given.type.shape)
