@@ -81,6 +81,9 @@ struct ApplyBlock {
     u64* third;
 };
 
+// Most bits of a leaf of the carry tree: beyond it what worker 0 lends grows out of hand.
+constexpr int max_leaf = 7;
+
 // A leaf of the carry tree at worker 0. Its bit i is plane i, `width` words each; row n of `masks`
 // and `out` is n * step words on.
 struct MonomialsLeaf {

@@ -12,6 +12,7 @@
 #include <bit>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "kernels.hpp"
 
@@ -141,16 +142,27 @@ void answers_of(const AnswersLeaf& leaf) {
     whole_row<AnswersLeaf, answers_at<Size, Planes>, answers_at<Size, u64>>(leaf);
 }
 
+// The functions for leaves of 1 to max_leaf bits, by size less one.
+template <int... Less>
+constexpr auto monomials_table(std::integer_sequence<int, Less...>) {
+    return std::array{&monomials_of<Less + 1>...};
+}
+
+template <int... Less>
+constexpr auto answers_table(std::integer_sequence<int, Less...>) {
+    return std::array{&answers_of<Less + 1>...};
+}
+
+using LeafSizes = std::make_integer_sequence<int, max_leaf>;
+
 void leaf_monomials(const MonomialsLeaf& leaf, int size) {
-    constexpr void (*table[])(const MonomialsLeaf&) = {monomials_of<1>, monomials_of<2>,
-                                                       monomials_of<3>, monomials_of<4>};
-    table[size - 1](leaf);
+    static constexpr auto table = monomials_table(LeafSizes{});
+    table[static_cast<std::size_t>(size - 1)](leaf);
 }
 
 void leaf_answers(const AnswersLeaf& leaf, int size) {
-    constexpr void (*table[])(const AnswersLeaf&) = {answers_of<1>, answers_of<2>, answers_of<3>,
-                                                     answers_of<4>};
-    table[size - 1](leaf);
+    static constexpr auto table = answers_table(LeafSizes{});
+    table[static_cast<std::size_t>(size - 1)](leaf);
 }
 
 }  // namespace

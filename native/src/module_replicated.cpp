@@ -152,8 +152,8 @@ struct Leaves {
     Leaves(const LeafPairs& pairs, const ArrayView& planes) {
         index_t bits = 0;
         for (const auto& [size, leaves] : pairs) {
-            if (size < 1 || size > 4 || leaves < 1 || leaves > 64) {
-                throw nb::value_error("leaves must be pairs of a size from 1 to 4 and a number");
+            if (size < 1 || size > max_leaf || leaves < 1 || leaves > 64) {
+                throw nb::value_error("leaves must be pairs of a size from 1 to 7 and a number");
             }
             blocks.push_back({size, leaves});
             monomials += blocks.back().monomials();

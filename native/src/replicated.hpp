@@ -53,7 +53,7 @@ void add_carries(const u64* x, const u64* low, index_t n, int bits, u64* out);
 // out (n) = multiple where the bit of the plane is set, else x - multiple.
 void choose(const u64* plane, const u64* x, const u64* multiple, index_t n, u64* out);
 
-// `count` leaves of `size` bits (1 to 4), from the next lower bit up.
+// `count` leaves of `size` bits (1 to max_leaf), from the next lower bit up.
 struct LeafBlock {
     int size;
     index_t count;

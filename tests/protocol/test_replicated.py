@@ -121,9 +121,10 @@ def test_public_and_constant_values() -> None:
     np.testing.assert_array_equal(reconstruct(results), x + x)
 
 
+@pytest.mark.parametrize("size", [1, 2_000, 20_000, 10**6])
 @pytest.mark.parametrize("bits", range(8, 63))
-def test_carry_tree_covers_every_bit_once(bits: int) -> None:
-    tree = carry_tree(bits)
+def test_carry_tree_covers_every_bit_once(bits: int, size: int) -> None:
+    tree = carry_tree(bits, size)
     covered = [
         bit
         for block in tree.blocks
@@ -131,7 +132,14 @@ def test_carry_tree_covers_every_bit_once(bits: int) -> None:
     ]
     assert covered == list(range(bits - 1))
     assert sum(block.count for block in tree.blocks) == tree.leaves
-    assert all(block.size <= 4 for block in tree.blocks)
+    assert all(1 <= block.size <= 7 for block in tree.blocks)
+
+
+def test_few_elements_are_compared_in_fewer_rounds_many_in_fewer_bytes() -> None:
+    few, many = carry_tree(28, 64), carry_tree(28, 10**6)
+    assert (few.leaves, few.levels, few.planes) == (4, 1, 3 * 127 + 63 + 2 * 7 + 3 * 3)
+    assert (many.leaves, many.levels) == (8, 2)
+    assert many.planes == 3 * 15 + 5 * 7 + 2 * 15 + 3 * 7 + 3 * 3
 
 
 def test_the_same_place_cannot_run_twice_in_a_session() -> None:

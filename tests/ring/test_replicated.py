@@ -15,6 +15,8 @@ KINDS = [
     (0, False, True),
 ]
 LEAVES = [
+    [(7, 3), (6, 1)],
+    [(6, 3), (5, 1)],
     [(4, 2)],
     [(4, 3), (3, 5)],
     [(4, 5), (3, 3)],
@@ -192,7 +194,7 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="out must not share memory with x"):
         _native.choose(plane, u, masks[0], u)
     planes, leaf_masks = words(1, 8, 2), words(2, 30, 2)
-    for leaves in ([(5, 1)], [(0, 1)], [(4, 0)], [(4, -1)]):
+    for leaves in ([(8, 1)], [(0, 1)], [(4, 0)], [(4, -1)]):
         with pytest.raises(ValueError, match="leaves must be pairs"):
             steps.lend_leaves(planes, leaves, leaf_masks)
     with pytest.raises(ValueError, match=r"leaves have 12 bits, planes is \(8, 2\)"):

@@ -16,6 +16,7 @@ import os
 import struct
 import sys
 import threading
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -107,7 +108,7 @@ class Streams:
             SecurityError: this stream has been taken before. A mask used twice would give away
                 the difference of the two values that it hides.
         """
-        nonce = hashlib.sha256(_encode_name(label, site, slice_index)).digest()[:_NONCE_BYTES]
+        nonce = _nonce(label, site, slice_index)
         with self._lock:
             if nonce in self._taken:
                 raise SecurityError(
@@ -159,6 +160,12 @@ def _key_stream(encryptor: CipherContext, n: int) -> NDArray[np.uint64]:
     if sys.byteorder == "big":  # the stream is defined as little-endian words
         words.byteswap(inplace=True)
     return words
+
+
+@lru_cache(maxsize=1 << 14)
+def _nonce(label: str, site: str, slice_index: int) -> bytes:
+    """Return the nonce of a stream's name: public, and the same in every session."""
+    return hashlib.sha256(_encode_name(label, site, slice_index)).digest()[:_NONCE_BYTES]
 
 
 def _encode_name(label: str, site: str, slice_index: int) -> bytes:

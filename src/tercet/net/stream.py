@@ -70,13 +70,14 @@ class TlsStream:
         """
         filled = 0
         while filled < length:
-            try:
-                got = self.tls.read(length - filled, buffer[filled:])
-            except ssl.SSLWantReadError:
+            if not self.pending():  # asked first: an exception costs more than a small record
                 if filled:
                     break
                 if not self._receive():
                     return 0
+            try:
+                got = self.tls.read(length - filled, buffer[filled:] if filled else buffer)
+            except ssl.SSLWantReadError:  # part of a record: OpenSSL has taken it in
                 continue
             except ssl.SSLZeroReturnError:
                 break

@@ -161,7 +161,7 @@ def lend_leaves(planes: Words, leaves: Sequence[tuple[int, int]], masks: Words) 
 
     Args:
         planes: shape (bits or more, width).
-        leaves: pairs of a size, 1 to 4, and a number of leaves of that size, from bit 0 up.
+        leaves: pairs of a size, 1 to 7, and a number of leaves of that size, from bit 0 up.
         masks: shape (M, width). For each pair, for each non-empty subset of `range(size)`, smaller
             ones first and then in lexicographic order, a row for each leaf.
 

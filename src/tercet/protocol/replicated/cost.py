@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tercet.protocol.base import Cost
 from tercet.protocol.cost import CostModel
+from tercet.protocol.replicated.groups import carry_tree
 
 _WORD = 8
-_LEAF_BITS = 4
 
 
 class ReplicatedCost(CostModel):
@@ -59,14 +59,5 @@ def _split(size: int, partial: bool) -> int:
 
 def _tree(size: int, bits: int) -> tuple[int, int]:
     """Return bytes and rounds of the carry tree without its last level."""
-    carries, leaves, levels = bits - 1, 2, 0
-    while leaves * _LEAF_BITS < carries:
-        leaves, levels = 2 * leaves, levels + 1
-    small, larger = divmod(carries, leaves)
-    monomials = larger * (2 ** (small + 1) - 1) + (leaves - larger) * (2**small - 1)
-    planes = monomials + 2 * (2 * leaves - 1)
-    nodes = leaves
-    while nodes > 2:
-        nodes //= 2
-        planes += 3 * (2 * nodes - 1)
-    return planes * _plane(size), 2 + levels
+    tree = carry_tree(bits, size)
+    return tree.planes * _plane(size), 2 + tree.levels

@@ -1,9 +1,9 @@
 """The carry tree of a comparison: which bits form a leaf, and what each leaf costs.
 
-A leaf takes up to four bits at once, since all its inputs belong to worker 0 or to the pair: one
-lent monomial for each non-empty subset of its bits buys generate and propagate in one return. The
-number of leaves is the smallest power of two that suffices; their sizes differ by at most one,
-the larger ones at the low end.
+A leaf takes several bits at once, since all its inputs belong to worker 0 or to the pair: one lent
+monomial for each non-empty subset of its bits buys generate and propagate in one return. The
+number of leaves is a power of two; their sizes differ by at most one, the larger ones at the low
+end. Larger leaves save rounds and cost bytes: what is few bytes in all is given for a round.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-LEAF_BITS = 4
+#: Most bits of a leaf (``max_leaf`` in the extension).
+LEAF_BITS = 7
+#: Bytes that a round is worth: what a link of 2 Gbit/s carries in a round of a quarter millisecond.
+ROUND_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +44,37 @@ class Tree:
         """Pairs of a size and a number of leaves, from bit 0 up."""
         return [(block.size, block.count) for block in self.blocks]
 
+    @property
+    def levels(self) -> int:
+        """Number of levels above the leaves, the last one left out."""
+        return self.leaves.bit_length() - 2
+
+    @property
+    def planes(self) -> int:
+        """Bits an element that all workers together send, without the last level."""
+        above = sum(3 * (2 * (self.leaves >> level) - 1) for level in range(1, self.levels + 1))
+        return self.monomials + 2 * (2 * self.leaves - 1) + above
+
 
 @cache
-def carry_tree(bits: int) -> Tree:
-    """Return the tree for a comparison of ``bits`` bits (at least 8)."""
+def carry_tree(bits: int, size: int) -> Tree:
+    """Return the tree for comparing ``size`` elements on ``bits`` bits (at least 8).
+
+    The cheapest in bytes, each round counted as ``ROUND_BYTES``.
+    """
     carries = bits - 1
     leaves = 2
     while leaves * LEAF_BITS < carries:
         leaves *= 2
+    candidates = [_tree(carries, leaves)]
+    while 2 * leaves <= carries:
+        leaves *= 2
+        candidates.append(_tree(carries, leaves))
+    plane = 8 * -(-size // 64)
+    return min(candidates, key=lambda tree: tree.planes * plane + tree.levels * ROUND_BYTES)
+
+
+def _tree(carries: int, leaves: int) -> Tree:
     small, larger = divmod(carries, leaves)
     blocks: list[Block] = []
     start = 0

@@ -1,7 +1,7 @@
 """The sign of a truncated split value: a carry tree on bit-sliced shares.
 
 The sign of (u >> s) + (v >> s) on a window of k bits is the xor of the two top bits and of the
-carry out of the k - 1 bits below. Leaves of up to four bits get their generate G and propagate P
+carry out of the k - 1 bits below. Leaves of several bits get their generate G and propagate P
 directly: with u_S the product of worker 0's bits in S,
 
     P = XOR_S u_S v_{not S},   G = XOR_S u_S v_i prod_{j > i, j not in S} v_j,  i = min S,
@@ -71,7 +71,7 @@ def _resend(party: Party, summand: Words, label: str, at: str) -> Steps[Pair]:
 
 def _carry(party: Party, split: Split, shift: int, bits: int, at: str) -> Steps[_Top]:
     """Run the tree down to its last AND; the addend carries G_h and the two top bits."""
-    tree = carry_tree(bits)
+    tree = carry_tree(bits, split.size)
     if party.index == 0:
         planes = kernels.bit_planes(split.known, shift, bits)
         generate, propagate = yield from _lend_leaves(party, tree, planes, at)
