@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tercet.crypto.prg import Streams
+from tercet.errors import SecurityError
 
 Words: TypeAlias = NDArray[np.uint64]
+
+#: For the pairs (0, 1), (1, 2) and (2, 0): labels in order, each with a number of words.
+Layout: TypeAlias = tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
 
 
 class Party:
@@ -23,14 +28,39 @@ class Party:
         self._preceding = preceding
         self._own = own
         self._piece = piece
+        self._drawn_next: dict[tuple[str, str], Words] = {}
+        self._drawn_prev: dict[tuple[str, str], Words] = {}
+
+    def draw_ahead(self, at: str, layout: Layout) -> None:
+        """Draw what an operation on few elements will ask for, with one call for each pair.
+
+        What is asked for at ``at`` later under a label of the layout is a part of it, and only
+        once; the two ends of a pair lay it out alike, as the layout follows from sizes alone.
+        """
+        for streams, drawn, parts in (
+            (self._following, self._drawn_next, layout[self.index]),
+            (self._preceding, self._drawn_prev, layout[(self.index - 1) % 3]),
+        ):
+            total = sum(parts.values())
+            words = streams.words("ahead", at, self._piece, total)
+            start = 0
+            for label, count in parts.items():
+                drawn[label, at] = words[start : start + count]
+                start += count
 
     def with_next(self, label: str, at: str, count: int) -> Words:
         """Return ``count`` uniform words that the next worker draws as well."""
-        return self._following.words(label, at, self._piece, count)
+        drawn = self._drawn_next.pop((label, at), None)
+        if drawn is None:
+            return self._following.words(label, at, self._piece, count)
+        return _sized(drawn, label, count)
 
     def with_prev(self, label: str, at: str, count: int) -> Words:
         """Return ``count`` uniform words that the previous worker draws as well."""
-        return self._preceding.words(label, at, self._piece, count)
+        drawn = self._drawn_prev.pop((label, at), None)
+        if drawn is None:
+            return self._preceding.words(label, at, self._piece, count)
+        return _sized(drawn, label, count)
 
     def alone(self, label: str, at: str, count: int) -> Words:
         """Return ``count`` uniform words that no other worker can draw."""
@@ -55,3 +85,12 @@ class Party:
     def of_lender(self, label: str, at: str, count: int) -> Words:
         """Return words that workers 0 and 1 draw and worker 2 cannot: the masks of ``lend``."""
         return (self.with_next if self.index == 0 else self.with_prev)(label, at, count)
+
+
+def _sized(words: Words, label: str, count: int) -> Words:
+    if words.size != count:
+        raise SecurityError(
+            f"{count} words are asked for as {label!r} where {words.size} were drawn",
+            "Report this fault",
+        )
+    return words

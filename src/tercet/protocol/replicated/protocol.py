@@ -17,6 +17,7 @@ import numpy as np
 
 from tercet.crypto.prg import Streams
 from tercet.protocol.base import Bits, Kernel, Partial, Protocol, Share, Words
+from tercet.protocol.replicated.layout import AHEAD, relu_layout, truncate_layout
 from tercet.protocol.replicated.party import Party
 from tercet.protocol.replicated.select import chosen, flip_bit, masked_multiple, open_flipped
 from tercet.protocol.replicated.sign import and_gate, sign_opened, sign_shared
@@ -92,6 +93,8 @@ class Replicated(Protocol):
 
     def truncate(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
         """Two rounds, after Guo et al. 2025 (see ``truncate``)."""
+        if x.size <= AHEAD:
+            self.party.draw_ahead(at, truncate_layout(x.size, shift, isinstance(x, Partial)))
         split, begin = self._split(x, at)
         _, (result, _) = cast(
             "tuple[None, tuple[Share, None]]",
@@ -104,6 +107,8 @@ class Replicated(Protocol):
 
         With y the truncated value and c = sign xor r: relu = y - r y if c is 0, r y if c is 1.
         """
+        if x.size <= AHEAD:
+            self.party.draw_ahead(at, relu_layout(x.size, shift, bits, isinstance(x, Partial)))
         split, begin = self._split(x, at)
         flip = flip_bit(self.party, x.size, at)
         _, (value, multiple), opened = cast(
