@@ -8,19 +8,21 @@ import threading
 import zlib
 
 import msgspec
+import pytest
 
 import tercet
 from tercet.crypto.identity import Identity
-from tercet.errors import TransportError, WorkerError
+from tercet.errors import TransportError
 from tercet.net.sockets import bind
 from tercet.net.tls import server_context
 from tercet.service.cluster import LocalCluster
 from tercet.service.config import ClusterConfig, WorkerEntry
 from tercet.service.connection import Connection
-from tercet.service.messages import Answer, Describe, Failure
+from tercet.service.messages import Answer, Describe, Description, Failure
 
 
-def test_a_redirect_onto_plaintext_is_not_followed() -> None:
+@pytest.mark.parametrize("way", ["post", "call"])
+def test_a_redirect_onto_plaintext_is_not_followed(way: str) -> None:
     """A worker that points elsewhere gets nothing sent there."""
     worker, client = Identity.generate("julia"), Identity.generate("client")
     plain, control = bind("127.0.0.1", 0), bind("127.0.0.1", 0)
@@ -52,12 +54,16 @@ def test_a_redirect_onto_plaintext_is_not_followed() -> None:
         )
     ]
     with Connection(ClusterConfig(entries), client) as connection:
-        answers = connection.ask_each("/v1/predict", [Describe("secret")] * 3, Answer, 10)
+        bodies = [Describe("secret")] * 3
+        if way == "post":
+            answers = connection.ask_each("/v1/describe", bodies, Description, 10)
+        else:
+            answers = connection.call_each(bodies, Answer, 10)
     thread.join(10)
-    assert isinstance(answers[0], WorkerError)
-    assert "HTTP status 307" in str(answers[0])
+    assert isinstance(answers[0], TransportError)
+    assert "points elsewhere" in str(answers[0])
     assert isinstance(answers[1], TransportError)
-    assert b"POST /v1/predict" in seen[0]
+    assert (b"POST /v1/describe" if way == "post" else b"GET /v1/calls") in seen[0]
     with contextlib.suppress(TimeoutError):
         plain.accept()
         raise AssertionError("the client followed the redirect")

@@ -215,7 +215,7 @@ def request(client: Client, pairs, **changes: object) -> list[Answer]:
         "id": fresh(16), "model": model.id, "program_digest": model.program_digest, "rows": 1
     } | changes  # fmt: skip
     bodies = [Predict(shares=pair, **body) for pair in pairs]  # type: ignore[arg-type]
-    return client._connection.ask_all("/v1/predict", bodies, Answer, 20)
+    return client._connection.call_all(bodies, Answer, 20)
 
 
 def honest() -> tuple[tuple[Summand, Summand], ...]:
@@ -244,7 +244,7 @@ def test_workers_that_are_asked_different_things_refuse(client: Client) -> None:
         for n, p in zip(rows, pairs, strict=True)
     ]
     with pytest.raises(IntegrityError):
-        client._connection.ask_all("/v1/predict", bodies, Answer, 20)
+        client._connection.call_all(bodies, Answer, 20)
 
 
 def test_another_program_digest_is_refused(client: Client) -> None:
@@ -273,14 +273,14 @@ def test_an_id_that_is_under_way_disturbs_nobody(client: Client, model: Lowered)
                 late = Predict(fresh(5), known.id, known.program_digest, 1, pairs[1])
                 huge = Predict(bytes(1 << 20), known.id, known.program_digest, 1, pairs[1])
                 for bad in (late, huge):
-                    connection.ask_each("/v1/predict", [None, bad, None], Answer, 20)
+                    connection.call_each([None, bad, None], Answer, 20)
                 bodies = [msgspec.structs.replace(body, shares=p) for p in pairs]
                 first = threading.Thread(
-                    target=lambda b=bodies: connection.ask_each("/v1/predict", b, Answer, 20)
+                    target=lambda b=bodies: connection.call_each(b, Answer, 20)
                 )
                 first.start()
                 with Connection(connection.cluster, connection.identity) as second:
-                    second.ask_each("/v1/predict", [None, body, None], Answer, 20)
+                    second.call_each([None, body, None], Answer, 20)
                 first.join(20)
 
     attacker = threading.Thread(target=attack)
@@ -316,7 +316,7 @@ def test_malformed_requests_are_refused(client: Client) -> None:
         request(client, honest(), rows=2)
     with pytest.raises(IntegrityError, match="neither a seed of 32 bytes nor"):
         request(client, [(Summand(), Summand())] * 3)
-    for answer in client._connection.ask_each("/v1/predict", ["nonsense"] * 3, Answer, 20):
+    for answer in client._connection.call_each(["nonsense"] * 3, Answer, 20):
         assert isinstance(answer, WorkerError)
         assert "malformed Predict message" in str(answer)
 
@@ -335,18 +335,17 @@ def test_a_worker_that_tampers_with_the_output_is_noticed(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer of greg, changed on its way out of greg."""
-    ask = client._connection.ask_all
+    call = client._connection.call_all
 
-    def tampered(path: str, *arguments: object):
-        answers = ask(path, *arguments)
-        if path == "/v1/predict":
-            part = answers[1].part
-            forged = bytes([part.summand[0] ^ 1]) + part.summand[1:]
-            part = msgspec.structs.replace(part, summand=forged)
-            answers[1] = msgspec.structs.replace(answers[1], part=part)
+    def tampered(*arguments: object):
+        answers = call(*arguments)
+        part = answers[1].part
+        forged = bytes([part.summand[0] ^ 1]) + part.summand[1:]
+        part = msgspec.structs.replace(part, summand=forged)
+        answers[1] = msgspec.structs.replace(answers[1], part=part)
         return answers
 
-    monkeypatch.setattr(client._connection, "ask_all", tampered)
+    monkeypatch.setattr(client._connection, "call_all", tampered)
     with pytest.raises(IntegrityError, match="workers 0 and 1 released different output shares"):
         client.predict("dense", np.ones((1, 8)))
 
@@ -414,9 +413,7 @@ def test_a_request_sent_to_one_worker_alone_stalls_nothing(
         with Connection(cluster.config, cluster.client) as connection:
             bodies = [lonely, None, None]
             caught.extend(
-                e
-                for e in connection.ask_each("/v1/predict", bodies, Answer, 30)
-                if isinstance(e, BaseException)
+                e for e in connection.call_each(bodies, Answer, 30) if isinstance(e, BaseException)
             )
 
     thread = threading.Thread(target=ask)

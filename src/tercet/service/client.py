@@ -136,7 +136,7 @@ class Client:
                 Predict(request, model.id, model.program_digest, len(part), pair) for pair in shares
             ]
             self.last_shares = shares
-            answered = self._connection.ask_all("/v1/predict", bodies, Answer, REQUEST_TIMEOUT)
+            answered = self._connection.call_all(bodies, Answer, REQUEST_TIMEOUT)
             shape = bind_shape(model.output_shape, len(part))
             results.append(decode(combine([a.part for a in answered], shape), model.scale))
             answers += answered

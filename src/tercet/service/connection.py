@@ -13,6 +13,7 @@ import msgspec
 from tercet.crypto.identity import Identity
 from tercet.errors import TercetError, TransportError, WorkerError
 from tercet.net.tls import client_context, explain
+from tercet.service.calls import AbortableSocket, CallSocket
 from tercet.service.config import ClusterConfig, WorkerEntry, split_address
 from tercet.service.failures import to_error
 from tercet.service.messages import Failure, decode, encode
@@ -32,6 +33,7 @@ class Connection:
         self.identity = identity
         self._portal = Portal()
         self._sessions: list[aiohttp.ClientSession] = []
+        self._calls: list[CallSocket] = []
         self._owner: asyncio.AbstractEventLoop | None = None
 
     def __enter__(self) -> Connection:
@@ -62,17 +64,45 @@ class Connection:
             TransportError: if a worker cannot be reached; names its address.
             TercetError: what a worker answered, the most telling one if several did.
         """
-        results = self._portal.call(self._ask_all(path, bodies, kind, timeout))
-        errors = [r for r in results if isinstance(r, BaseException)]
-        if errors:
-            raise most_telling(errors)
-        return [r for r in results if not isinstance(r, BaseException)]
+        return _all(self._portal.call(self._ask_all(path, bodies, kind, timeout)))
 
     def ask_each(
         self, path: str, bodies: Sequence[object], kind: type[T], timeout: float
     ) -> list[T | BaseException]:
         """Do the same as ``ask_all`` but return errors in the places of their workers."""
         return self._portal.call(self._ask_all(path, bodies, kind, timeout))
+
+    def call_all(self, bodies: Sequence[object], kind: type[T], timeout: float) -> list[T]:
+        """Call each worker at the same time over its standing socket: for predictions.
+
+        Args and errors as for ``ask_all``.
+        """
+        return _all(self.call_each(bodies, kind, timeout))
+
+    def call_each(
+        self, bodies: Sequence[object], kind: type[T], timeout: float
+    ) -> list[T | BaseException]:
+        """Do the same as ``call_all`` but return errors in the places of their workers."""
+        return self._portal.call(self._call_all(bodies, kind, timeout))
+
+    async def _call_all(
+        self, bodies: Sequence[object], kind: type[T], timeout: float
+    ) -> list[T | BaseException]:
+        await self._open()
+        calls = [self._call(i, encode(body), kind, timeout) for i, body in enumerate(bodies)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    async def _call(self, index: int, body: bytes, kind: type[T], timeout: float) -> T:
+        entry = self.cluster.worker[index]
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._calls[index].call(body, kind)
+        except TimeoutError:
+            raise _silent(entry, "answer in time") from None
+        except aiohttp.WSServerHandshakeError as error:
+            raise _odd_status(entry, error.status) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise _unreachable(entry, error) from None
 
     async def _ask_all(
         self, path: str, bodies: Sequence[object], kind: type[T], timeout: float
@@ -88,19 +118,12 @@ class Connection:
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT)
         try:
             async with self._sessions[index].post(
-                path, data=_body(encode(body)), timeout=limits, allow_redirects=False
+                path, data=_body(encode(body)), timeout=limits
             ) as response:
                 answer = await response.read()
         except TimeoutError as error:
-            what = (
-                "accept a connection"
-                if isinstance(error, aiohttp.ConnectionTimeoutError)
-                else ("answer in time")
-            )
-            raise TransportError(
-                f"worker {entry.name} at {entry.address} did not {what}",
-                "See `tercet status` and that worker's log",
-            ) from None
+            dialling = isinstance(error, aiohttp.ConnectionTimeoutError)
+            raise _silent(entry, "accept a connection" if dialling else "answer in time") from None
         except (aiohttp.ClientError, OSError) as error:
             raise _unreachable(entry, error) from None
         if response.status == 200:
@@ -108,10 +131,7 @@ class Connection:
         try:
             failure = msgspec.msgpack.decode(answer, type=Failure)
         except msgspec.DecodeError:
-            raise WorkerError(
-                f"worker {entry.name} answered with HTTP status {response.status}",
-                "Use the same version of Tercet on both sides",
-            ) from None
+            raise _odd_status(entry, response.status) from None
         raise to_error(failure)
 
     async def _open(self) -> None:
@@ -119,6 +139,8 @@ class Connection:
             return
         self._owner = _loop()
         self._sessions = []
+        no_redirects = aiohttp.TraceConfig()
+        no_redirects.on_request_redirect.append(_refuse_redirect)
         for entry in self.cluster.worker:
             host, port = split_address(entry.address)
             host = f"[{host}]" if ":" in host else host
@@ -128,12 +150,28 @@ class Connection:
                     connector=aiohttp.TCPConnector(
                         ssl=client_context(self.identity, entry.identity)
                     ),
+                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+                    trace_configs=[no_redirects],
+                    ws_response_class=AbortableSocket,
                     trust_env=False,
                 )
             )
+        self._calls = [
+            CallSocket(session, entry.name)
+            for session, entry in zip(self._sessions, self.cluster.worker, strict=True)
+        ]
 
     async def _close(self) -> None:
+        await asyncio.gather(*(c.close() for c in self._calls))
         await asyncio.gather(*(s.close() for s in self._sessions))
+        await asyncio.sleep(0)  # closed transports let go of their sockets in the next turn
+
+
+def _all(results: Sequence[T | BaseException]) -> list[T]:
+    errors = [r for r in results if isinstance(r, BaseException)]
+    if errors:
+        raise most_telling(errors)
+    return [r for r in results if not isinstance(r, BaseException)]
 
 
 def most_telling(errors: Sequence[BaseException]) -> BaseException:
@@ -150,6 +188,18 @@ def most_telling(errors: Sequence[BaseException]) -> BaseException:
     return min(errors, key=rank)
 
 
+class _Redirected(aiohttp.ClientConnectionError):
+    """The worker points elsewhere, where nothing is sent."""
+
+
+async def _refuse_redirect(
+    session: aiohttp.ClientSession,
+    context: object,
+    parameters: aiohttp.TraceRequestRedirectParams,
+) -> None:
+    raise _Redirected
+
+
 def _body(data: bytes) -> bytes | io.BytesIO:
     """Return a large body as a file, so that sending it leaves the loop to others."""
     return data if len(data) < _LARGE else io.BytesIO(data)
@@ -159,6 +209,20 @@ def _loop() -> asyncio.AbstractEventLoop:
     return asyncio.get_running_loop()
 
 
+def _silent(entry: WorkerEntry, what: str) -> TransportError:
+    return TransportError(
+        f"worker {entry.name} at {entry.address} did not {what}",
+        "See `tercet status` and that worker's log",
+    )
+
+
+def _odd_status(entry: WorkerEntry, status: int) -> WorkerError:
+    return WorkerError(
+        f"worker {entry.name} answered with HTTP status {status}",
+        "Use the same version of Tercet on both sides",
+    )
+
+
 def _unreachable(entry: WorkerEntry, error: BaseException) -> TransportError:
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
     if isinstance(error, aiohttp.ClientConnectorError):
@@ -166,6 +230,8 @@ def _unreachable(entry: WorkerEntry, error: BaseException) -> TransportError:
     reason = explain(cause)
     if isinstance(cause, ConnectionRefusedError):
         reason = "connection refused"
+    if isinstance(error, _Redirected):
+        reason = "it points elsewhere, where nothing is sent"
     return TransportError(
         f"worker {entry.name} at {entry.address} cannot be reached: {reason}",
         "Start it, or check its address and certificate in cluster.toml",

@@ -11,6 +11,8 @@ from aiohttp import web
 from tercet.crypto.identity import PublicIdentity
 from tercet.errors import RefusedError, SecurityError, TercetError
 from tercet.net.tls import peer_identity
+from tercet.service.calls import PATH as CALLS_PATH
+from tercet.service.calls import SOCKETS, answer_calls, close_calls
 from tercet.service.failures import http_status, to_failure
 from tercet.service.messages import (
     Change,
@@ -90,9 +92,12 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         owner = gate.caller(request, gate.owners)
         return await worker.change(owner, decode(await _body(request, MAX_SMALL), Change))
 
-    async def predict(request: web.Request) -> object:
-        client = gate.caller(request, gate.clients)
-        return await worker.predict(client, decode(await _body(request, MAX_REQUEST), Predict))
+    async def calls(request: web.Request) -> web.StreamResponse:
+        async def predict(body: bytes) -> object:
+            client = gate.caller(request, gate.clients)
+            return await worker.predict(client, decode(body, Predict))
+
+        return await answer_calls(request, predict, MAX_REQUEST)
 
     async def peer(request: web.Request) -> web.StreamResponse:
         other = gate.caller(request, gate.workers)
@@ -102,14 +107,16 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         return await worker.links.accept(index, request)
 
     app = web.Application(client_max_size=MAX_MODEL, middlewares=[_errors])
+    app[SOCKETS] = set()
+    app.on_shutdown.append(close_calls)
     app.router.add_get(PATH, peer)
+    app.router.add_get(CALLS_PATH, calls)
     for path, handler in (
         ("/v1/status", status),
         ("/v1/describe", describe),
         ("/v1/share/prepare", prepare),
         ("/v1/share/commit", commit),
         ("/v1/change", change),
-        ("/v1/predict", predict),
     ):
         app.router.add_post(path, _reply(handler))
     return app

@@ -27,6 +27,8 @@ PATH = "/v1/peer"
 _HEARTBEAT = 20.0
 _MAX_MESSAGE = 1 << 20
 _PAUSE = 0.2
+#: Messages that go as one; an offer has about 150 bytes, a batch's ids 20 a request.
+_MAX_GATHERED = 64
 
 Socket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
 
@@ -56,7 +58,7 @@ class PeerLinks:
         self._received = received
         self._changed = changed
         self._sockets: dict[int, Socket] = {}
-        self._outbox: dict[int, asyncio.Queue[bytes]] = {}
+        self._outbox: dict[int, asyncio.Queue[PeerMessage]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -89,11 +91,13 @@ class PeerLinks:
                 f"worker {entry.name} ({entry.address}) is not connected",
                 "Try again when it is back (`tercet status`)",
             )
-        self._outbox[peer].put_nowait(encode(message))
+        self._outbox[peer].put_nowait(message)
 
     async def accept(self, peer: int, request: web.Request) -> web.WebSocketResponse:
         """Serve the link that a worker of lower index has dialled."""
-        socket = web.WebSocketResponse(heartbeat=_HEARTBEAT, max_msg_size=_MAX_MESSAGE)
+        socket = web.WebSocketResponse(
+            heartbeat=_HEARTBEAT, max_msg_size=_MAX_MESSAGE, compress=False
+        )
         await socket.prepare(request)
         await self._run(peer, socket)
         return socket
@@ -145,16 +149,12 @@ class PeerLinks:
                 if message.type is not aiohttp.WSMsgType.BINARY:
                     break
                 try:
-                    decoded = msgspec.msgpack.decode(message.data, type=PeerMessage)
+                    decoded = msgspec.msgpack.decode(message.data, type=list[PeerMessage])
                 except msgspec.DecodeError as error:
                     _log.error("malformed message of %s: %s", self._entries[peer].name, error)
                     break
-                try:
-                    self._received(peer, decoded)
-                except TercetError as error:
-                    _log.warning("message of %s: %s", self._entries[peer].name, error.message)
-                except Exception:  # whatever it is, the link must stand
-                    _log.exception("message of %s", self._entries[peer].name)
+                for one in decoded:
+                    self._take(peer, one)
         finally:
             writer.cancel()
             if self._sockets.get(peer) is socket:
@@ -163,10 +163,22 @@ class PeerLinks:
                 self._changed(peer, False)
             await socket.close()
 
+    def _take(self, peer: int, message: PeerMessage) -> None:
+        try:
+            self._received(peer, message)
+        except TercetError as error:
+            _log.warning("message of %s: %s", self._entries[peer].name, error.message)
+        except Exception:  # whatever it is, the link must stand
+            _log.exception("message of %s", self._entries[peer].name)
+
     @staticmethod
-    async def _write(socket: Socket, outbox: asyncio.Queue[bytes]) -> None:
+    async def _write(socket: Socket, outbox: asyncio.Queue[PeerMessage]) -> None:
+        """Send what is queued; what has gathered meanwhile goes as one message."""
         try:
             while True:
-                await socket.send_bytes(await outbox.get())
+                messages = [await outbox.get()]
+                while not outbox.empty() and len(messages) < _MAX_GATHERED:
+                    messages.append(outbox.get_nowait())
+                await socket.send_bytes(encode(messages))
         except (ConnectionError, aiohttp.ClientError, RuntimeError):
             await socket.close()
