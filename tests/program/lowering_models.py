@@ -33,11 +33,22 @@ class Model:
     def truncate(self, x: int, shift: int | None = None) -> int:
         return self.emit("truncate", x, shift=self.scale if shift is None else shift)
 
-    def conv(self, x: int, name: str, channels: int, size: int = 3, groups: int = 1) -> int:
+    def conv(
+        self,
+        x: int,
+        name: str,
+        channels: int,
+        size: int = 3,
+        groups: int = 1,
+        stride: int = 1,
+        dilation: int = 1,
+    ) -> int:
         self.builder.source = name
         kernel = self.array(f"{name}/kernel", (size, size, self.shape(x)[-1] // groups, channels))
-        attrs = {"strides": (1, 1), "low": (0, 0), "high": (0, 0)}
-        attrs |= {"input_dilation": (1, 1), "kernel_dilation": (1, 1)}
+        attrs = {"strides": (stride, 1), "low": (0, 1), "high": (1, 0)} if stride > 1 else {
+            "strides": (1, 1), "low": (0, 0), "high": (0, 0)
+        }  # fmt: skip
+        attrs |= {"input_dilation": (1, 1), "kernel_dilation": (1, dilation)}
         return self.truncate(self.emit("conv", x, kernel, groups=groups, **attrs))
 
     def dense(self, x: int, name: str, units: int) -> int:

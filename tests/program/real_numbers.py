@@ -75,10 +75,15 @@ def _windows(x: np.ndarray, at: Mapping[str, object]) -> np.ndarray:
 
 
 def _conv(x: np.ndarray, w: np.ndarray, at: Mapping[str, object]) -> np.ndarray:
-    assert {*at["strides"], *at["input_dilation"], *at["kernel_dilation"]} == {1}
+    assert {*at["input_dilation"]} == {1}
     space, groups = tuple(range(1, x.ndim - 1)), at["groups"]
+    spread = [(n - 1) * d + 1 for n, d in zip(w.shape, at["kernel_dilation"], strict=False)]
+    dilated = np.zeros((*spread, *w.shape[-2:]))
+    dilated[tuple(slice(None, None, d) for d in at["kernel_dilation"])] = w
+    w = dilated
     x = np.pad(x, [(0, 0), *zip(at["low"], at["high"], strict=True), (0, 0)])
     patches = sliding_window_view(x, w.shape[:-2], space)
+    patches = patches[(slice(None), *(slice(None, None, s) for s in at["strides"]))]
     results = [
         np.tensordot(
             p,

@@ -20,41 +20,37 @@ from tests.program.lowering_models import Model, post_cnn
 from tests.program.real_numbers import evaluate
 
 _CONV = (
-    "groups=1, high=[0 0], input_dilation=[1 1], kernel_dilation=[1 1], low=[0 0], strides=[1 1]"
+    "groups=1, high=[0 0], input_dilation=[1 1], kernel_dilation=[1 1], low=[0 0], strides=[2 2]"
 )
-_POOL = "high=[0 0 0 0], low=[0 0 0 0], strides=[1 2 2 1], window=[1 2 2 1]"
 
 CNN = f"""\
   %0 = input 'x' : share<B x 28 x 28 x 1, f16>
-  %1 = weight 'conv1/kernel' : share<3 x 3 x 1 x 16, f16>
-  %2 = weight 'conv1/bias@32' : share<16, f32>
-  %3 = weight 'conv2/kernel' : share<3 x 3 x 16 x 32, f16>
-  %4 = weight 'conv2/bias@32' : share<32, f32>
-  %5 = weight 'conv3/kernel' : share<3 x 3 x 32 x 64, f16>
-  %6 = weight 'conv3/bias@32' : share<64, f32>
+  %1 = weight 'conv1/kernel/pooled' : share<4 x 4 x 1 x 16, f16>
+  %2 = weight 'conv1/bias@32/pooled' : share<16, f32>
+  %3 = weight 'conv2/kernel/pooled' : share<4 x 4 x 16 x 32, f16>
+  %4 = weight 'conv2/bias@32/pooled' : share<32, f32>
+  %5 = weight 'conv3/kernel/pooled' : share<4 x 4 x 32 x 64, f16>
+  %6 = weight 'conv3/bias@32/pooled' : share<64, f32>
   %7 = weight 'dense/kernel' : share<64 x 10, f16>
   %8 = weight 'dense/bias@32' : share<10, f32>
-  %9 = conv(%0, %1, {_CONV}) : partial<B x 26 x 26 x 16, f32>  # conv1
-  %10 = add(%9, %2) : partial<B x 26 x 26 x 16, f32>  # conv1
-  %11 = window_sum(%10, {_POOL}) : partial<B x 13 x 13 x 16, f32>  # pool1
-  %12 = scale(%11, bits=2, multiplier=1) : partial<B x 13 x 13 x 16, f34>  # pool1
-  %13 = relu(%12, bits=44, shift=18) : share<B x 13 x 13 x 16, f16>  # relu1
-  %14 = conv(%13, %3, {_CONV}) : partial<B x 11 x 11 x 32, f32>  # conv2
-  %15 = add(%14, %4) : partial<B x 11 x 11 x 32, f32>  # conv2
-  %16 = window_sum(%15, {_POOL}) : partial<B x 5 x 5 x 32, f32>  # pool2
-  %17 = scale(%16, bits=2, multiplier=1) : partial<B x 5 x 5 x 32, f34>  # pool2
-  %18 = relu(%17, bits=44, shift=18) : share<B x 5 x 5 x 32, f16>  # relu2
-  %19 = conv(%18, %5, {_CONV}) : partial<B x 3 x 3 x 64, f32>  # conv3
-  %20 = add(%19, %6) : partial<B x 3 x 3 x 64, f32>  # conv3
-  %21 = window_sum(%20, {_POOL}) : partial<B x 1 x 1 x 64, f32>  # pool3
-  %22 = scale(%21, bits=2, multiplier=1) : partial<B x 1 x 1 x 64, f34>  # pool3
-  %23 = relu(%22, bits=44, shift=18) : share<B x 1 x 1 x 64, f16>  # relu3
-  %24 = reshape(%23, shape=[-1 64]) : share<B x 64, f16>  # relu3
-  %25 = matmul(%24, %7) : partial<B x 10, f32>  # dense
-  %26 = add(%25, %8) : partial<B x 10, f32>  # dense
-  %27 = truncate(%26, shift=16) : share<B x 10, f16>  # dense
-  %28 = reshare(%27) : share<B x 10, f16>  # dense
-  return %28"""
+  %9 = conv(%0, %1, {_CONV}) : partial<B x 13 x 13 x 16, f32>  # conv1
+  %10 = add(%9, %2) : partial<B x 13 x 13 x 16, f32>  # conv1
+  %11 = scale(%10, bits=2, multiplier=1) : partial<B x 13 x 13 x 16, f34>  # pool1
+  %12 = relu(%11, bits=44, shift=18) : share<B x 13 x 13 x 16, f16>  # relu1
+  %13 = conv(%12, %3, {_CONV}) : partial<B x 5 x 5 x 32, f32>  # conv2
+  %14 = add(%13, %4) : partial<B x 5 x 5 x 32, f32>  # conv2
+  %15 = scale(%14, bits=2, multiplier=1) : partial<B x 5 x 5 x 32, f34>  # pool2
+  %16 = relu(%15, bits=44, shift=18) : share<B x 5 x 5 x 32, f16>  # relu2
+  %17 = conv(%16, %5, {_CONV}) : partial<B x 1 x 1 x 64, f32>  # conv3
+  %18 = add(%17, %6) : partial<B x 1 x 1 x 64, f32>  # conv3
+  %19 = scale(%18, bits=2, multiplier=1) : partial<B x 1 x 1 x 64, f34>  # pool3
+  %20 = relu(%19, bits=44, shift=18) : share<B x 1 x 1 x 64, f16>  # relu3
+  %21 = reshape(%20, shape=[-1 64]) : share<B x 64, f16>  # relu3
+  %22 = matmul(%21, %7) : partial<B x 10, f32>  # dense
+  %23 = add(%22, %8) : partial<B x 10, f32>  # dense
+  %24 = truncate(%23, shift=16) : share<B x 10, f16>  # dense
+  %25 = reshare(%24) : share<B x 10, f16>  # dense
+  return %25"""
 
 
 def run(program: Program, arrays: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:

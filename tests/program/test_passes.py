@@ -10,6 +10,7 @@ from tercet.program.builder import Builder
 from tercet.program.passes import lower, narrow
 from tercet.program.passes.drop_dead import drop_dead
 from tercet.program.passes.finish_output import finish_output
+from tercet.program.passes.fold_pools import fold_pools
 from tercet.program.passes.fold_scales import fold_scales
 from tercet.program.passes.fuse_relu import fuse_relu
 from tercet.program.passes.merge_biases import merge_biases
@@ -292,6 +293,53 @@ def test_a_value_used_twice_is_truncated_once() -> None:
     x = model.dense(model.x, "a", 4)
     x = model.emit("add", model.relu(x), x)
     assert ops(sunk(model, x)) == ["matmul", "truncate 16", "relu 0", "add"]
+
+
+# --- fold_pools -------------------------------------------------------------------------------
+
+
+def pooled(model: Model, output: int) -> Program:
+    result = drop_dead(*fold_pools(*sink_truncations(*model.finish(output))))
+    same(model, output, result)
+    return result[0]
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_a_pool_folds_into_any_convolution(groups: int, stride: int, dilation: int) -> None:
+    model = Model((11, 12, 4))
+    x = model.conv(model.x, "conv", 8, groups=groups, stride=stride, dilation=dilation)
+    program = pooled(model, model.average_pool(model.bias(x, "conv"), "p"))
+    assert ops(program) == ["conv", "add", "scale", "truncate 18"]
+    assert names(program)[1:] == ["conv/kernel/pooled", "conv/bias@32/pooled"]
+    assert program.inputs[1].type.shape[:2] == (stride + 3, 4 if dilation == 1 else 6)
+
+
+def test_a_pool_stays_where_folding_costs_products() -> None:
+    model = Model((11, 12, 4))
+    pool = {"window": (1, 3, 3, 1), "strides": (1, 1, 1, 1), "low": (0,) * 4, "high": (0,) * 4}
+    x = model.emit("window_sum", model.conv(model.x, "conv", 8, size=1), **pool)
+    assert "window_sum" in ops(pooled(model, x))
+
+
+@pytest.mark.parametrize("why", ["padding", "other use", "bias a position", "kernel computed"])
+def test_a_pool_stays_where_it_cannot_fold(why: str) -> None:
+    model = Model((9, 9, 2))
+    x = model.conv(model.x, "conv", 2)
+    if why == "bias a position":
+        x = model.emit("add", x, model.array("map", (7, 7, 2)))
+    if why == "kernel computed":
+        k = model.emit("neg", model.array("k", (3, 3, 2, 2)))
+        attrs = {"strides": (1, 1), "low": (0, 0), "high": (0, 0), "groups": 1}
+        attrs |= {"input_dilation": (1, 1), "kernel_dilation": (1, 1)}
+        x = model.truncate(model.emit("conv", model.x, k, **attrs))
+    low = (0, 1, 0, 0) if why == "padding" else (0, 0, 0, 0)
+    pool = {"window": (1, 2, 2, 1), "strides": (1, 2, 2, 1), "low": low, "high": low}
+    y = model.emit("window_sum", x, **pool)
+    if why == "other use":
+        first = {"start": (0,) * 4, "stride": (1,) * 4, "limit": (-1, *model.shape(y)[1:])}
+        y = model.emit("add", y, model.emit("slice", x, **first))
+    assert "window_sum" in ops(pooled(model, y))
 
 
 # --- fuse_relu, merge_equal, drop_dead, finish_output -----------------------------------------

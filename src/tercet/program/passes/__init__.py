@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tercet.errors import ProgramError
 from tercet.program.passes.drop_dead import drop_dead
 from tercet.program.passes.finish_output import finish_output
+from tercet.program.passes.fold_pools import fold_pools
 from tercet.program.passes.fold_scales import fold_scales
 from tercet.program.passes.fuse_relu import fuse_relu
 from tercet.program.passes.merge_biases import merge_biases
@@ -35,6 +36,7 @@ PASSES: tuple[Pass, ...] = (
     fold_scales,
     merge_biases,
     sink_truncations,
+    fold_pools,
     fuse_relu,
     merge_equal,
     finish_output,
