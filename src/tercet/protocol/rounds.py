@@ -55,36 +55,28 @@ def done(value: T) -> Steps[T]:
 def together(*operations: Steps[T]) -> Steps[Sequence[T]]:
     """Run independent operations side by side, one message a peer and round for all of them."""
     results: list[T | None] = [None] * len(operations)
-    running: dict[int, Round] = {}
-
-    def advance(number: int, received: Received | None) -> None:
+    running: list[tuple[int, Steps[T], Round]] = []
+    for number, operation in enumerate(operations):
         try:
-            operation = operations[number]
-            running[number] = next(operation) if received is None else operation.send(received)
+            running.append((number, operation, next(operation)))
         except StopIteration as stop:
             results[number] = stop.value
-            running.pop(number, None)
-
-    for number in range(len(operations)):
-        advance(number, None)
     while running:
-        current = list(running.items())
-        merged = Round(
-            [b for _, r in current for b in r.to_next],
-            [b for _, r in current for b in r.to_prev],
-            sum(r.from_next for _, r in current),
-            sum(r.from_prev for _, r in current),
-        )
-        received = yield merged
-        at_next = at_prev = 0
-        for number, r in current:
-            part = Received(
-                received.from_next[at_next : at_next + r.from_next],
-                received.from_prev[at_prev : at_prev + r.from_prev],
-            )
-            at_next += r.from_next
-            at_prev += r.from_prev
-            advance(number, part)
+        merged = Round()
+        for _, _, part in running:
+            merged.to_next += part.to_next
+            merged.to_prev += part.to_prev
+            merged.from_next += part.from_next
+            merged.from_prev += part.from_prev
+        from_next, from_prev = yield merged
+        before, running = running, []
+        for number, operation, part in before:
+            received = Received(from_next[: part.from_next], from_prev[: part.from_prev])
+            from_next, from_prev = from_next[part.from_next :], from_prev[part.from_prev :]
+            try:
+                running.append((number, operation, operation.send(received)))
+            except StopIteration as stop:
+                results[number] = stop.value
     return results  # type: ignore[return-value]
 
 

@@ -63,7 +63,7 @@ def run(
         watch: called with the number and value of each instruction's result (calibration).
     """
     values: dict[int, Value] = {n: inputs[i.name] for n, i in enumerate(program.inputs)}
-    last_use = {a: n for n, i in enumerate(program.instructions) for a in i.args}
+    dying = _last_uses(program)
     for number, instruction in enumerate(program.instructions):
         args = tuple(values[a] for a in instruction.args)
         step = Step(protocol, instruction, args, str(number), batch)
@@ -74,10 +74,19 @@ def run(
         values[number + len(program.inputs)] = result
         if watch is not None:
             watch(number, result)
-        for a in set(instruction.args):
-            if last_use[a] == number and a not in program.outputs:
-                del values[a]
+        for a in dying[number]:
+            del values[a]
     return cast("Share", values[program.outputs[0]])
+
+
+def _last_uses(program: Program) -> list[list[int]]:
+    """Return for each instruction the values that nothing uses after it."""
+    last = {a: n for n, i in enumerate(program.instructions) for a in i.args}
+    dying: list[list[int]] = [[] for _ in program.instructions]
+    for value, number in last.items():
+        if value not in program.outputs:
+            dying[number].append(value)
+    return dying
 
 
 def _map(step: Step, function: Callable[[Words], Words]) -> Value:
