@@ -38,5 +38,5 @@ def test_a_thousand_digits(trained, digits: Digits, calibrated: bool) -> None:
     # What was measured is what was stated, and within the figures of the issue.
     stated = totals(estimate(lowered.program, 1, ReplicatedCost()))
     assert (one.bytes, one.rounds) == (stated.bytes, stated.rounds)
-    assert one.bytes <= (300_000 if calibrated else 500_000)
+    assert one.bytes <= (380_000 if calibrated else 500_000)
     assert one.rounds <= (18 if calibrated else 21)

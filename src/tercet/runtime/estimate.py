@@ -15,12 +15,13 @@ from tercet.program.types import Form, Type, bind_shape
 from tercet.protocol.base import Bits, Cost, Partial, Share
 from tercet.protocol.cost import CostModel
 from tercet.protocol.counting import Counting, count_rounds, zeros
+from tercet.runtime.batch import slice_rows
 from tercet.runtime.interpreter import ROUNDS, Step, Value
 
 
 @dataclass(frozen=True, slots=True)
 class InstructionCost:
-    """Payload bytes over all links and rounds of one instruction, by its number in the program."""
+    """Payload bytes over all links, and rounds of a slice, of one instruction, by its number."""
 
     number: int
     op: str
@@ -31,7 +32,7 @@ class InstructionCost:
 
 @dataclass(frozen=True, slots=True)
 class SourceCost:
-    """Payload bytes over all links and rounds of one layer."""
+    """Payload bytes over all links, and rounds of a slice, of one layer."""
 
     source: str
     bytes: int
@@ -43,22 +44,30 @@ def estimate(program: Program, batch: int, costs: CostModel) -> list[Instruction
 
     Args:
         program: a verified program.
-        batch: number of rows.
+        batch: number of rows; beyond those of a slice they run as several.
         costs: what the protocol states about its operations.
     """
+    whole, rest = divmod(batch, slice_rows(program))
     result = []
     for number, instruction in enumerate(program.instructions):
         cost = Cost(0, 0)
         if instruction.op in ROUNDS:
-            counting = Counting(costs)
-            args = tuple(_dummy(program.type_of(a), batch) for a in instruction.args)
-            step = Step(counting, instruction, args, str(number), batch)
-            rounds = count_rounds(ROUNDS[instruction.op](step))
-            cost = Cost(counting.bytes, rounds)
+            for times, rows in ((whole, slice_rows(program)), (1, rest)):
+                if times and rows:
+                    one = _slice_cost(program, number, rows, costs)
+                    cost = Cost(cost.bytes + times * one.bytes, max(cost.rounds, one.rounds))
         result.append(
             InstructionCost(number, instruction.op, instruction.source, cost.bytes, cost.rounds)
         )
     return result
+
+
+def _slice_cost(program: Program, number: int, rows: int, costs: CostModel) -> Cost:
+    instruction, counting = program.instructions[number], Counting(costs)
+    args = tuple(_dummy(program.type_of(a), rows) for a in instruction.args)
+    step = Step(counting, instruction, args, str(number), rows)
+    rounds = count_rounds(ROUNDS[instruction.op](step))
+    return Cost(counting.bytes, rounds)
 
 
 def totals(costs: Iterable[InstructionCost]) -> Cost:
