@@ -50,7 +50,7 @@ from tercet.net.transport import (
     timed_out,
 )
 
-INLINE: Final = 64 << 10
+INLINE: Final = 256 << 10
 """Largest frame, in bytes, that the sending thread writes itself."""
 
 _WRITE_CHUNK: Final = 256 << 10
