@@ -52,7 +52,11 @@ class Lowered(NamedTuple):
 
 
 def lower(
-    model: keras.Model | str | Path, *, sample: ArrayLike | None = None, scale: int = 16
+    model: keras.Model | str | Path,
+    *,
+    sample: ArrayLike | None = None,
+    scale: int = 16,
+    guard: bool = False,
 ) -> Lowered:
     """Trace a Keras model and lower it to the program that the workers will run.
 
@@ -62,6 +66,9 @@ def lower(
             comparisons are narrowed to the ranges seen with a margin of 16. Without it they take
             the full width, which is always right and costs about a third more.
         scale: fractional bits f, 8 to 20.
+        guard: let whoever asks know, by one bit a row, that a value left the range in which it
+            is compared, and the answer is void. Needs a sample; who asks must accept it. It costs
+            about twice the bytes and rounds again (docs/protocols.md).
 
     Raises:
         ModelError: if the model cannot be read.
@@ -79,6 +86,8 @@ def lower(
     if sample is not None:
         rows = check_input(sample, program.input_shape(), "the sample")
         program = passes.narrow(program, calibrate(program, arrays, rows))
+    if guard:
+        program = passes.guard(program)
     return Lowered(program, dict(arrays))
 
 
@@ -89,6 +98,7 @@ def share(
     *,
     sample: ArrayLike | None = None,
     scale: int = 16,
+    guard: bool = False,
 ) -> Description:
     """Share a model under ``name`` with the three workers; it is not served yet.
 
@@ -98,7 +108,7 @@ def share(
         As ``lower``, and RefusedError, TransportError or WorkerError of the workers.
     """
     if not isinstance(model, Lowered):
-        model = lower(model, sample=sample, scale=scale)
+        model = lower(model, sample=sample, scale=scale, guard=guard)
     with Owner(cluster.config, cluster.owner) as owner:
         return owner.share(name, model.program, model.arrays)
 

@@ -24,6 +24,10 @@ class InputError(TercetError, ValueError):
     """A value, shape, dtype or range that the caller gave does not fit."""
 
 
+class RangeError(TercetError):
+    """A value inside a guarded model left the range that it is compared in: no result."""
+
+
 class ModelError(TercetError):
     """A model cannot be read or has an operation that Tercet does not support."""
 

@@ -98,13 +98,14 @@ def local(directory: str) -> None:
 @CLUSTER
 @click.option("--name", required=True, help="Name under which the model is shared.")
 @click.option("--sample", type=click.Path(), help=".npy of typical inputs: cheaper comparisons.")
-def share(model: str, cluster_path: str, name: str, sample: str | None) -> None:
+@click.option("--guard", is_flag=True, help="Tell who asks if a value left the sample's range.")
+def share(model: str, cluster_path: str, name: str, sample: str | None, guard: bool) -> None:
     """Share a .keras or .h5 MODEL with the workers."""
     from tercet import api
 
     cluster = api.Cluster.load(cluster_path)
     rows = _load_array(sample) if sample else None
-    shared = api.share(model, cluster, name, sample=rows)
+    shared = api.share(model, cluster, name, sample=rows, guard=guard)
     click.echo(f"{shared.owner}/{shared.name} is shared, program {shared.program_digest[:16]}")
 
 
@@ -150,13 +151,16 @@ def remove(name: str, cluster_path: str) -> None:
 @click.argument("inputs", type=click.Path())
 @CLUSTER
 @click.option("--output", type=click.Path(dir_okay=False), help="Write a .npy file.")
-def predict(name: str, inputs: str, cluster_path: str, output: str | None) -> None:
+@click.option("--accept-guard", is_flag=True, help="Let a guarded model open one bit a row to you.")
+def predict(
+    name: str, inputs: str, cluster_path: str, output: str | None, accept_guard: bool
+) -> None:
     """Ask model NAME about the rows of INPUTS, a .npy file."""
     from tercet import api
 
     rows = _load_array(inputs)
     with api.connect(api.Cluster.load(cluster_path)) as client:
-        result = client.predict(name, rows)
+        result = client.predict(name, rows, accept_guard=accept_guard)
         cost = client.last_cost
     if output:
         np.save(output, result, allow_pickle=False)

@@ -53,7 +53,8 @@ class Program(msgspec.Struct, frozen=True):
     """A whole computation in Tercet's language.
 
     ``scale`` is f, the fractional bits of inputs, weights and outputs. ``protocol`` names the
-    protocol that it was lowered for. ``outputs`` are numbers of values.
+    protocol that it was lowered for. ``outputs`` are numbers of values: the model's output and, if
+    it is guarded (``passes.guard``), the guard's flag of shape (rows, 1).
     """
 
     inputs: tuple[Input, ...]
@@ -72,6 +73,15 @@ class Program(msgspec.Struct, frozen=True):
     def named(self, role: Role) -> tuple[tuple[int, Input], ...]:
         """Return ``(value number, input)`` of every input with ``role``, in order."""
         return tuple((i, v) for i, v in enumerate(self.inputs) if v.role is role)
+
+    @property
+    def guarded(self) -> bool:
+        """Whether a second output tells if a value left its window."""
+        return len(self.outputs) == 2
+
+    def output_shape(self) -> Shape:
+        """Return the shape of the model's output, the batch axis as -1."""
+        return self.type_of(self.outputs[0]).shape
 
     def input_shape(self) -> Shape:
         """Return the shape of the client's (only) input, the batch axis as -1."""

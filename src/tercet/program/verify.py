@@ -70,18 +70,23 @@ def verify(program: Program) -> None:
         if result != instruction.type:
             raise ProgramError(f"{place} is {result}, not {instruction.type}", _REMEDY)
         types.append(result)
-    if len(program.outputs) != 1:
-        raise ProgramError(f"program with {len(program.outputs)} outputs", "One is supported")
+    if not 1 <= len(program.outputs) <= 2:
+        raise ProgramError(
+            f"program with {len(program.outputs)} outputs",
+            "It has one, and the flag of a guard (rows, 1) if it is guarded",
+        )
     for output in program.outputs:
         if not 0 <= output < len(types):
             raise ProgramError(f"output {output} is not defined", _REMEDY)
         kind = types[output]
         if kind.form is not Form.SHARE or kind.scale != program.scale or kind.shape[:1] != (-1,):
             raise ProgramError(f"output of type {kind}, not a share of a row each", _REMEDY)
+    if program.guarded and types[program.outputs[1]].shape != (-1, 1):
+        raise ProgramError("the flag of a guard is not one number a row", _REMEDY)
 
 
 def verify_release(program: Program) -> None:
-    """Check that the output of a verified program may be released: it ends in a resend.
+    """Check that the outputs of a verified program may be released: each ends in a resend.
 
     Only then do the three summands tell their sum and nothing else. A truncation's third summand,
     for one, keeps bits of what was cut off.
@@ -89,9 +94,10 @@ def verify_release(program: Program) -> None:
     Raises:
         ProgramError: if it does not.
     """
-    last = program.outputs[0] - len(program.inputs)
-    if last < 0 or program.instructions[last].op != "reshare":
-        raise ProgramError("the output does not end in a resend", _REMEDY)
+    for output in program.outputs:
+        last = output - len(program.inputs)
+        if last < 0 or program.instructions[last].op != "reshare":
+            raise ProgramError("the output does not end in a resend", _REMEDY)
 
 
 def _verify_inputs(program: Program) -> None:

@@ -55,6 +55,8 @@ def run(
 ) -> Steps[Share]:
     """Return the steps that run ``program`` and end in its output.
 
+    The output of a guarded program is flat, (rows, elements), with the flag as its last column.
+
     Args:
         program: a verified program.
         protocol: this party's side of the protocol.
@@ -76,7 +78,15 @@ def run(
             watch(number, result)
         for a in dying[number]:
             del values[a]
-    return cast("Share", values[program.outputs[0]])
+    outputs = [cast("Share", values[o]) for o in program.outputs]
+    if not program.guarded:
+        return outputs[0]
+    columns = zip(*(protocol.map(_by_row, o).parts for o in outputs), strict=True)
+    return Share(tuple(np.concatenate(c, 1) for c in columns))
+
+
+def _by_row(a: Words) -> Words:
+    return a.reshape(len(a), -1)
 
 
 def _last_uses(program: Program) -> list[list[int]]:

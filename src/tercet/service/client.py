@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tercet.crypto.identity import Identity
 from tercet.crypto.prg import fresh
-from tercet.errors import InputError, IntegrityError, NotFoundError
+from tercet.errors import InputError, IntegrityError, NotFoundError, RangeError
 from tercet.program.types import Shape, bind_shape, format_dim
 from tercet.protocol.replicated.sharing import Summand, combine, deal
 from tercet.ring.fixed import decode, encode
@@ -91,19 +92,26 @@ class Client:
         self._known[name] = answers[0]
         return answers[0]
 
-    def predict(self, name: str, inputs: ArrayLike) -> NDArray[np.float32]:
+    def predict(
+        self, name: str, inputs: ArrayLike, *, accept_guard: bool = False
+    ) -> NDArray[np.float32]:
         """Return the model's outputs for ``inputs``, which no worker sees.
 
         Args:
             name: the model, or ``owner/name``.
             inputs: real numbers of shape (rows, ...) as the model takes them; any float or
                 integer type.
+            accept_guard: let a guarded model open one bit a row to this client, whether a value
+                left its range. Whoever chose the weights chose what makes the bit 1: do not show
+                others whether a prediction failed by it.
 
         Returns:
             float32 array of shape (rows, ...).
 
         Raises:
-            InputError: for a wrong shape, type or value; nothing was sent then.
+            InputError: for a wrong shape, type or value, or a guard that was not accepted; nothing
+                was sent then.
+            RangeError: if the guard says that a value left its range; names the rows.
             NotFoundError, RefusedError: if there is no such model or its policy says no.
             TransportError, WorkerError: if a worker is missing or fails.
             IntegrityError: if a worker tampers or the workers disagree.
@@ -111,16 +119,27 @@ class Client:
         started = time.perf_counter()
         known = self._known.get(name)
         try:
-            return self._predict(known or self.describe(name), name, inputs, started)
+            return self._predict(known or self.describe(name), name, inputs, accept_guard, started)
         except NotFoundError:
             if known is None or self.describe(name).id == known.id:
                 raise
         # The model was removed and shared again since this client met it.
-        return self._predict(self._known[name], name, inputs, started)
+        return self._predict(self._known[name], name, inputs, accept_guard, started)
 
     def _predict(
-        self, model: Description, name: str, inputs: ArrayLike, started: float
+        self,
+        model: Description,
+        name: str,
+        inputs: ArrayLike,
+        accept_guard: bool,
+        started: float,
     ) -> NDArray[np.float32]:
+        if model.guarded and not accept_guard:
+            raise InputError(
+                f"model {name!r} is guarded: each row's answer comes with one bit, whether a value "
+                "left its range",
+                "Pass accept_guard=True to accept that, or ask for the model without its guard",
+            )
         values = check_input(inputs, model.input_shape, name)
         words = encode(values, model.scale, "input")
         results: list[NDArray[np.float64]] = []
@@ -138,10 +157,32 @@ class Client:
             self.last_shares = shares
             answered = self._connection.call_all(bodies, Answer, REQUEST_TIMEOUT)
             shape = bind_shape(model.output_shape, len(part))
-            results.append(decode(combine([a.part for a in answered], shape), model.scale))
+            size = (len(part), math.prod(shape[1:]) + model.guarded)
+            results.append(decode(combine([a.part for a in answered], size), model.scale))
             answers += answered
         self.last_cost = _cost(time.perf_counter() - started, answers, upload)
-        return np.concatenate(results).astype(np.float32)
+        output = np.concatenate(results)
+        if model.guarded:
+            output, flags = output[:, :-1], output[:, -1]
+            check_flags(flags)
+        shape = bind_shape(model.output_shape, len(output))
+        return output.reshape(shape).astype(np.float32)
+
+
+def check_flags(flags: NDArray[np.float64]) -> None:
+    """Raise if a guard's flags, one a row, say that values left their ranges.
+
+    Raises:
+        RangeError: naming the rows.
+    """
+    rows = np.flatnonzero(flags)
+    if rows.size:
+        named = ", ".join(map(str, rows[:10])) + (", ..." if rows.size > 10 else "")
+        raise RangeError(
+            f"a value left its range in {rows.size} of {flags.size} rows: {named}",
+            "The input differs from the sample that the owner gave: check its scale (pixels to "
+            "[0, 1], say), or ask the owner to share the model with a wider sample",
+        )
 
 
 def check_input(inputs: ArrayLike, shape: Shape, name: str) -> NDArray[Any]:

@@ -70,7 +70,10 @@ class Describe(msgspec.Struct, frozen=True):
 
 
 class Description(msgspec.Struct, frozen=True):
-    """What a client must know of a model to ask it; equal at all three workers but for counts."""
+    """What a client must know of a model to ask it; equal at all three workers but for counts.
+
+    ``guarded``: with each row comes one bit, whether a value left its window.
+    """
 
     id: bytes
     name: str
@@ -82,6 +85,7 @@ class Description(msgspec.Struct, frozen=True):
     policy: Policy
     used_requests: int = 0
     used_rows: int = 0
+    guarded: bool = False
 
 
 class Predict(msgspec.Struct, frozen=True):

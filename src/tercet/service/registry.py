@@ -69,11 +69,12 @@ class Model:
             self.owner,
             self.digest,
             program.input_shape(),
-            program.type_of(program.outputs[0]).shape,
+            program.output_shape(),
             program.scale,
             self.policy,
             self.used_requests,
             self.used_rows,
+            program.guarded,
         )
 
 

@@ -19,6 +19,7 @@ from tercet.program.passes.finish_output import finish_output
 from tercet.program.passes.fold_pools import fold_pools
 from tercet.program.passes.fold_scales import fold_scales
 from tercet.program.passes.fuse_relu import fuse_relu
+from tercet.program.passes.guard import guard
 from tercet.program.passes.merge_biases import merge_biases
 from tercet.program.passes.merge_equal import merge_equal
 from tercet.program.passes.narrow import narrow
@@ -87,4 +88,4 @@ def _array(
     return array
 
 
-__all__ = ["PASSES", "Pass", "lower", "narrow"]
+__all__ = ["PASSES", "Pass", "guard", "lower", "narrow"]
