@@ -6,7 +6,9 @@ The work: the post's CNN on 1, 32 and 128 images, weights and input secret, ever
 loopback, timed from the client's plaintext to the client's logits, after warm-up; the answers are
 compared with plaintext Keras. Each peer runs in an environment of its own beside this file, made
 on first use. Tercet is measured first and again last, so that a machine that changes its pace
-shows; its figures are of both. Peers send in the clear, Tercet over TLS.
+shows; its figures are of both. Peers send in the clear, Tercet over TLS. Bytes are what crosses
+the loopback device for a request, headers and the client's own traffic included: the same meter for
+all. Rounds are what a system says of itself.
 """
 
 from __future__ import annotations
@@ -139,6 +141,8 @@ def pooled(first: list[dict[str, Any]], last: list[dict[str, Any]]) -> list[dict
             a["images"],
             a["seconds"] + b["seconds"],
             a["forward_seconds"] + b["forward_seconds"],
+            a["wire_bytes"] + b["wire_bytes"],
+            a["rounds"],
             max(a["max_logit_error"], b["max_logit_error"]),
             min(a["labels_agree"], b["labels_agree"]),
         )
@@ -153,19 +157,25 @@ def show(systems: list[dict[str, Any]]) -> None:
     table = Table(
         "system",
         *(f"{c} image{'s' * (c > 1)}: ms (ratio)" for c in counts),
+        *(f"MB on loopback, {c}" for c in (counts[0], counts[-1])),
+        "rounds",
         "max logit error",
         "labels as Keras",
         "notes",
     )
     for system in systems:
         if "error" in system:
-            table.add_row(system["system"], *["-"] * (len(counts) + 2), system["error"])
+            table.add_row(system["system"], *["-"] * (len(counts) + 5), system["error"])
             continue
         rows = system["results"]
         cells = [
             f"{r['median_seconds'] * 1e3:.4g} ({r['median_seconds'] / b['median_seconds']:.1f} x)"
             for r, b in zip(rows, reference, strict=True)
         ]
+        for r in (rows[0], rows[-1]):
+            wire = r["median_wire_bytes"]
+            cells.append("-" if wire is None else f"{wire / 1e6:.4g}")
+        cells.append(str(rows[0]["rounds"] or "not told"))
         error = max(r["max_logit_error"] for r in rows)
         verdict = "" if error <= TOLERANCE else f" (over {TOLERANCE})"
         agree = min(r["labels_agree"] for r in rows)

@@ -69,6 +69,7 @@ def party(rank: int, rendezvous: str, path: str, answers: Any) -> None:
     crypten = load_crypten()
     import torch
 
+    crypten.cfg.communicator.verbose = True  # counts rounds
     crypten.init()
     crypten.set_default_cryptensor_type("mpc")
     weights, images, logits = load(path)
@@ -80,6 +81,7 @@ def party(rank: int, rendezvous: str, path: str, answers: Any) -> None:
 
     def predict(x: np.ndarray) -> tuple[np.ndarray, float]:
         plain = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+        crypten.communicator.get().reset_communication_stats()
         with crypten.no_grad():
             secret = crypten.cryptensor(plain if rank == 0 else torch.zeros_like(plain), src=0)
             started = time.perf_counter()
@@ -89,7 +91,8 @@ def party(rank: int, rendezvous: str, path: str, answers: Any) -> None:
             return (answer.numpy() if rank == 0 else x), computed
 
     if rank == 0:
-        answers.put(measure(predict, images, logits))
+        communicator = crypten.communicator.get()
+        answers.put(measure(predict, images, logits, lambda: communicator.comm_rounds))
     else:
         for count, repeats in BATCHES:
             for _ in range(WARM_UP + repeats):

@@ -51,7 +51,10 @@ def run(path: str, calibrate: bool) -> None:
                 assert client.last_cost is not None
                 return answer, client.last_cost.compute_seconds
 
-            report(measure(predict, images, logits))
+            def rounds() -> int | None:
+                return client.last_cost.rounds if client.last_cost else None
+
+            report(measure(predict, images, logits, rounds))
 
 
 def main() -> None:
