@@ -70,7 +70,11 @@ class Describe(msgspec.Struct, frozen=True):
 
 
 class Description(msgspec.Struct, frozen=True):
-    """What a client must know of a model to ask it; equal at all three workers but for counts."""
+    """What a client must know of a model to ask it; equal at all three workers but for counts.
+
+    ``used`` counts are durable and start afresh with each policy. ``answered`` counts what this
+    worker has answered since it started; ``running`` what it has counted and not answered yet.
+    """
 
     id: bytes
     name: str
@@ -82,6 +86,8 @@ class Description(msgspec.Struct, frozen=True):
     policy: Policy
     used_requests: int = 0
     used_rows: int = 0
+    answered: int = 0
+    running: int = 0
 
 
 class Predict(msgspec.Struct, frozen=True):
