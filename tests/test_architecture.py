@@ -32,6 +32,7 @@ ALLOWED = {
     },
 }  # fmt: skip
 ALLOWED["cli"] = ALLOWED["api"] | {"api", "data"}
+ALLOWED["syft"] = ALLOWED["api"] | {"api"}
 FRAMEWORKS = {"jax", "jaxlib", "keras", "torch", "tensorflow", "flwr", "h5py"}
 
 
