@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tercet
 from tercet.errors import InputError, NotFoundError, RefusedError
 from tercet.syft import TFEClient, TFECluster, TFEWorker
+from tercet.syft.hook import MODEL
 from tests.syft.conftest import Serving, cluster_of, python
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "syft_2019"
@@ -94,7 +96,9 @@ def test_the_answer_is_out_before_serve_returns(cluster: TFECluster, model) -> N
         serving.join()
         assert answer.shape == (3000, 3)
     serving = Serving(model, 1)
-    time.sleep(0.5)
+    with tercet.connect(cluster.tercet) as looking:
+        while looking.describe(MODEL).used_requests:  # until counting has begun afresh
+            time.sleep(0.05)
     client.query_model_async(rows)
     serving.join()
     model.stop()
