@@ -81,9 +81,14 @@ class Cluster:
             raise ConfigError("no client identity", "Put client.crt and client.key beside the file")
         return self._client
 
+    @property
+    def caller(self) -> Identity:
+        """Whichever identity there is, for questions that anybody accepted may ask."""
+        return self._owner or self.client
+
     def status(self) -> list[Status | BaseException]:
         """Return each worker's status, or why it did not answer."""
-        with Owner(self.config, self._owner or self.client) as owner:
+        with Owner(self.config, self.caller) as owner:
             return owner.status()
 
 

@@ -110,7 +110,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """A worker about itself."""
+    """A worker about itself; ``clock`` is its time in seconds since the epoch (UTC)."""
 
     name: str
     index: int
@@ -119,6 +119,7 @@ class Status(msgspec.Struct, frozen=True):
     waiting_for: list[str]
     uptime: float
     models: list[Description] = []
+    clock: float = 0.0
 
 
 # Between workers, on their control link.

@@ -148,6 +148,7 @@ class Worker:
             missing,
             time.monotonic() - self._started,
             [self._describe(m) for m in self.registry.models()],
+            time.time(),
         )
 
     def describe(self, name: str) -> Description:

@@ -1,0 +1,26 @@
+"""``tercet doctor``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import click
+
+from tercet.service.cluster import Cluster
+from tercet.service.doctor import examine
+
+
+def show_examination(cluster: Cluster, as_json: bool) -> bool:
+    """Print a line a check, and a remedy for each that fails; return whether all is well."""
+    checks = examine(cluster.config, cluster.caller)
+    well = all(check.ok for check in checks)
+    if as_json:
+        print(json.dumps({"ok": well, "checks": [dataclasses.asdict(c) for c in checks]}))
+        return well
+    for check in checks:
+        mark = click.style("ok  ", fg="green") if check.ok else click.style("FAIL", fg="red")
+        click.echo(f"{mark} {check.worker or 'all':10} {check.what:12} {check.told}")
+        if not check.ok:
+            click.echo(f"     -> {check.remedy}")
+    return well
