@@ -17,8 +17,6 @@ from tercet.syft import TFEClient, TFECluster, TFEWorker
 from tercet.syft.hook import MODEL
 from tests.syft.conftest import Serving, cluster_of, python
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "syft_2019"
-
 
 def asked(client: TFEClient, rows: np.ndarray) -> np.ndarray:
     """Ask as soon as the model is served."""
@@ -137,19 +135,6 @@ print("end")
     assert process.returncode == 0, err
     assert out == "Interrupted: the model is not served any more.\nend\n"
     assert "Traceback" not in err
-
-
-def test_the_first_example_makes_what_the_others_take(tmp_path: Path) -> None:
-    text = (EXAMPLES / "create_model.py").read_text()
-    whole = "digits.x_train, digits.y_train"
-    assert whole in text
-    script = tmp_path / "create.py"
-    script.write_text(text.replace(whole, "digits.x_train[:64], digits.y_train[:64]"))
-    done = python(script, tmp_path, environment={})
-    assert done.communicate(timeout=120)[1] is not None
-    assert done.returncode == 0
-    assert (tmp_path / "model.keras").exists()
-    assert np.load(tmp_path / "images.npy").shape == (3, 28, 28, 1)
 
 
 def test_a_client_needs_no_framework() -> None:

@@ -184,12 +184,13 @@ def status(cluster_path: str, as_json: bool) -> None:
 @cli.command()
 @CLUSTER
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
-def doctor(cluster_path: str, as_json: bool) -> None:
+@click.option("--wait", default=0.0, help="Seconds to wait until all is well.")
+def doctor(cluster_path: str, as_json: bool, wait: float) -> None:
     """Examine the three workers from here; exit code 1 if something is wrong."""
     from tercet.cli.doctor import show_examination
     from tercet.service.cluster import Cluster
 
-    sys.exit(0 if show_examination(Cluster.load(cluster_path), as_json) else 1)
+    sys.exit(0 if show_examination(Cluster.load(cluster_path), as_json, wait) else 1)
 
 
 @cli.group()
