@@ -81,7 +81,7 @@ def _unreachable(entry: WorkerEntry, error: BaseException) -> Check:
             f"Compare fingerprints with {entry.name}'s operator "
             f"(expected {entry.identity.fingerprint[:16]}); do not send anything until they match",
         )
-    if "does not have our certificate" in message:
+    if "have our certificate on its list" in message:
         return Check(
             "certificate",
             entry.name,
