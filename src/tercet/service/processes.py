@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tercet.children import environment
 from tercet.crypto.identity import Identity
 from tercet.errors import TransportError, WorkerError
 from tercet.service.config import ClusterConfig, WorkerConfig, WorkerEntry, write_toml
@@ -86,6 +87,7 @@ class WorkerProcesses:
                 stdout=log,
                 stderr=log,
                 pass_fds=(control_fd, data_fd),
+                env=environment(),
                 start_new_session=True,  # Ctrl-C reaches the caller, who stops the workers
             )
 

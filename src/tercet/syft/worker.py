@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +28,8 @@ class TFEClient:
         # One thread: a client's connections serve one request at a time.
         self._thread: ThreadPoolExecutor | None = None
         self._asked: deque[Future[Rows]] = deque()
+        # Scripts of 2019 close nothing: do it when the client, or the process, is gone.
+        self._close: weakref.finalize[[ThreadPoolExecutor, api.Client], TFEClient] | None = None
 
     def connect_to_model(
         self, input_shape: object, output_shape: object, cluster: TFECluster
@@ -63,6 +66,7 @@ class TFEClient:
         self.close()
         self._client = client
         self._thread = ThreadPoolExecutor(1, "tercet-query")
+        self._close = weakref.finalize(self, _close, self._thread, client)
 
     def query_model(self, data: ArrayLike) -> Rows:
         """Return the model's outputs, (rows, ...), for ``data``, (rows, ...), which nobody sees.
@@ -94,10 +98,9 @@ class TFEClient:
 
     def close(self) -> None:
         """Close the connection; what is under way is finished first."""
-        if self._thread is not None and self._client is not None:
-            self._thread.shutdown()
-            self._client.close()
-        self._thread = self._client = None
+        if self._close is not None:
+            self._close()
+        self._thread = self._client = self._close = None
         self._asked.clear()
 
     def _submit(self, data: ArrayLike) -> Future[Rows]:
@@ -108,6 +111,11 @@ class TFEClient:
             )
         predict: Callable[[str, ArrayLike], Rows] = self._client.predict
         return self._thread.submit(predict, MODEL, data)
+
+
+def _close(thread: ThreadPoolExecutor, client: api.Client) -> None:
+    thread.shutdown()
+    client.close()
 
 
 class TFEWorker(TFEClient):
