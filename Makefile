@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint types bench bench-peers clean install
+.PHONY: demo test test-r test-slow lint types bench bench-peers clean install
 
 install: $(STAMP)
 
@@ -26,6 +26,20 @@ test: lint types  ## All that CI runs, but for the slow tests
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
+# reticulate below 1.38, as Debian has it, reads NumPy 1 alone: R gets a Python of its own.
+R_VENV := .venv-r
+R_STAMP := $(R_VENV)/.installed
+
+$(R_STAMP): $(STAMP) $(shell find src native -type f -not -name "*.pyc")
+	$(PYTHON) -m venv $(R_VENV)
+	$(R_VENV)/bin/python -m pip install --quiet '.[keras]' 'numpy<2'
+	touch $(R_STAMP)
+
+test-r: $(R_STAMP)  ## The R package's check and the three scripts; needs R, reticulate, testthat
+	cd $(R_VENV) && R CMD build ../r
+	cd $(R_VENV) && RETICULATE_PYTHON=$(CURDIR)/$(R_VENV)/bin/python R CMD check --no-manual tercet_*.tar.gz
+	RETICULATE_PYTHON=$(CURDIR)/$(R_VENV)/bin/python $(BIN)/python -m pytest tests/r/scripts.py
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,4 +54,4 @@ bench-peers: $(STAMP)  ## Tercet beside SPU and CrypTen, each in an environment 
 	$(BIN)/python -m bench.peers
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(R_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

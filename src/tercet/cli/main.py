@@ -186,6 +186,43 @@ def status(cluster_path: str, as_json: bool) -> None:
 
 
 @cli.command()
+@CLUSTER
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--wait", default=0.0, help="Seconds to wait until all is well.")
+def doctor(cluster_path: str, as_json: bool, wait: float) -> None:
+    """Examine the three workers from here; exit code 1 if something is wrong."""
+    from tercet.cli.doctor import show_examination
+    from tercet.service.cluster import Cluster
+
+    sys.exit(0 if show_examination(Cluster.load(cluster_path), as_json, wait) else 1)
+
+
+@cli.group()
+def cluster() -> None:
+    """Make the public file that names three workers."""
+
+
+@cluster.command("new")
+@click.option(
+    "--worker",
+    "workers",
+    required=True,
+    multiple=True,
+    metavar="CRT=HOST:PORT,DATAPORT",
+    help="Certificate and ports of a worker; three times.",
+)
+@click.option("--output", default="cluster.toml", type=click.Path(), show_default=True)
+def cluster_new(workers: tuple[str, ...], output: str) -> None:
+    """Write cluster.toml from the three workers' certificates and addresses.
+
+    HOST:PORT takes requests, DATAPORT on the same host the messages of the other two workers.
+    """
+    from tercet.cli.cluster import write_cluster
+
+    write_cluster(workers, Path(output))
+
+
+@cli.command()
 @click.argument("model", type=click.Path())
 @click.option("--sample", type=click.Path(), help=".npy of typical inputs.")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1))

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 import numpy as np
 
+from tercet.children import environment
 from tercet.errors import ModelError, UnsupportedOperation
 from tercet.frontend.reports import LayerReport
 from tercet.frontend.traced import Traced
@@ -60,12 +61,11 @@ def report_elsewhere(path: Path) -> list[LayerReport]:
 def _run(task: str, path: Path, folder: Path, scale: int) -> None:
     package = str(Path(__file__).resolve().parents[2])
     search = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": search}
     command = [sys.executable, "-m", "tercet.frontend.child", task, str(path), str(folder)]
     try:
         done = subprocess.run(
             [*command, str(scale)],
-            env=environment,
+            env=environment(KERAS_BACKEND="jax", PYTHONPATH=search),
             capture_output=True,
             text=True,
             timeout=TIMEOUT_SECONDS,

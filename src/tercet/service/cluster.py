@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tercet.crypto.identity import Identity
-from tercet.errors import ConfigError, TransportError, WorkerError
+from tercet.errors import ConfigError, WorkerError
 from tercet.net.sockets import bind
-from tercet.service.config import (
-    ClusterConfig,
-    WorkerConfig,
-    WorkerEntry,
-    load_cluster,
-    write_toml,
-)
+from tercet.service.config import ClusterConfig, load_cluster
 from tercet.service.messages import Status
 from tercet.service.owner import Owner
+from tercet.service.processes import CLUSTER_FILE, WorkerProcesses, lay_out
+
+__all__ = ["CLUSTER_FILE", "DEFAULT_NAMES", "Cluster", "LocalCluster"]
 
 DEFAULT_NAMES = ("julia", "greg", "me")
-CLUSTER_FILE = "cluster.toml"
-
-_START_TIMEOUT = 30.0
-_STOP_TIMEOUT = 10.0
-_POLL = 0.05
 
 
 class Cluster:
@@ -92,9 +81,14 @@ class Cluster:
             raise ConfigError("no client identity", "Put client.crt and client.key beside the file")
         return self._client
 
+    @property
+    def caller(self) -> Identity:
+        """Whichever identity there is, for questions that anybody accepted may ask."""
+        return self._owner or self.client
+
     def status(self) -> list[Status | BaseException]:
         """Return each worker's status, or why it did not answer."""
-        with Owner(self.config, self._owner or self.client) as owner:
+        with Owner(self.config, self.caller) as owner:
             return owner.status()
 
 
@@ -124,8 +118,8 @@ class LocalCluster(Cluster):
         self._keep = directory is not None
         self._given = directory
         self._quiet = quiet
-        self._processes: list[subprocess.Popen[bytes]] = []
         self.directory = Path()
+        self._processes = WorkerProcesses(self.directory)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -141,7 +135,7 @@ class LocalCluster(Cluster):
     @property
     def pids(self) -> list[int]:
         """Process ids of the three workers."""
-        return [p.pid for p in self._processes]
+        return self._processes.pids
 
     def start(self) -> Self:
         """Start the three workers and wait until they are ready.
@@ -161,9 +155,11 @@ class LocalCluster(Cluster):
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.chmod(self.directory, 0o700)
         atexit.register(self.stop)
+        self._processes = WorkerProcesses(self.directory)
         try:
             self._launch()
-            self._await_ready()
+            with Owner(self.config, self.owner) as owner:
+                self._processes.await_ready(owner)
         except BaseException:
             self.stop()
             raise
@@ -172,100 +168,29 @@ class LocalCluster(Cluster):
     def stop(self) -> None:
         """End the three workers; harmless if they are not running."""
         atexit.unregister(self.stop)
-        for process in self._processes:
-            if process.stdin is not None:
-                with contextlib.suppress(OSError):
-                    process.stdin.close()  # a worker ends when its parent's pipe does
-        deadline = time.monotonic() + _STOP_TIMEOUT
-        for process in self._processes:
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._processes = []
+        self._processes.stop()
         self._config = None
         if not self._keep and self.directory != Path():
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def _launch(self) -> None:
-        folder = self.directory
-        workers = [Identity.generate(name) for name in self._names]
-        self._owner, self._client = Identity.generate("owner"), Identity.generate("client")
-        for identity in (*workers, self._owner, self._client):
-            identity.save(folder)
-        control = [bind("127.0.0.1", 0) for _ in workers]
-        data = [bind("127.0.0.1", 0) for _ in workers]
+        control = [bind("127.0.0.1", 0) for _ in self._names]
+        data = [bind("127.0.0.1", 0) for _ in self._names]
         try:
-            config = ClusterConfig(
+            config = lay_out(
+                self.directory,
                 [
-                    WorkerEntry(
-                        w.name,
-                        f"127.0.0.1:{c.getsockname()[1]}",
-                        f"127.0.0.1:{d.getsockname()[1]}",
-                        w.certificate_pem.decode(),
-                    )
-                    for w, c, d in zip(workers, control, data, strict=True)
-                ]
+                    (name, f"127.0.0.1:{c.getsockname()[1]}", f"127.0.0.1:{d.getsockname()[1]}")
+                    for name, c, d in zip(self._names, control, data, strict=True)
+                ],
             )
-            config.check("the local cluster")
-            write_toml(folder / CLUSTER_FILE, config)
-            for worker, c, d in zip(workers, control, data, strict=True):
-                self._spawn(worker.name, c.fileno(), d.fileno())
+            for name, c, d in zip(self._names, control, data, strict=True):
+                self._processes.spawn(name, c.fileno(), d.fileno())
         finally:
             for socket in (*control, *data):
                 socket.close()
-        self._config = config
-
-    def _spawn(self, name: str, control_fd: int, data_fd: int) -> None:
-        folder = self.directory
-        settings = WorkerConfig(
-            name,
-            CLUSTER_FILE,
-            f"{name}.crt",
-            f"{name}.key",
-            f"{name}-state",
-            ["owner.crt"],
-            ["client.crt"],
+        self._owner, self._client = (
+            Identity.load(self.directory / f"{role}.crt", self.directory / f"{role}.key")
+            for role in ("owner", "client")
         )
-        write_toml(folder / f"{name}.toml", settings)
-        command = [sys.executable, "-m", "tercet.cli", "worker", "--config"]
-        command += [str(folder / f"{name}.toml"), "--control-fd", str(control_fd)]
-        command += ["--data-fd", str(data_fd), "--with-parent"]
-        with (folder / f"{name}.log").open("ab") as log:
-            self._processes.append(
-                subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=(control_fd, data_fd),
-                    start_new_session=True,  # Ctrl-C reaches the caller, who stops the workers
-                )
-            )
-
-    def _await_ready(self) -> None:
-        deadline = time.monotonic() + _START_TIMEOUT
-        with Owner(self.config, self.owner) as owner:
-            while True:
-                for name, process in zip(self._names, self._processes, strict=True):
-                    if process.poll() is not None:
-                        raise WorkerError(
-                            f"worker {name} ended with code {process.returncode}: "
-                            f"{self._log_end(name)}",
-                            "See what its log says",
-                        )
-                states = owner.status()
-                if all(isinstance(s, Status) and s.ready for s in states):
-                    return
-                if time.monotonic() > deadline:
-                    faults = [s for s in states if not (isinstance(s, Status) and s.ready)]
-                    raise TransportError(
-                        f"the workers are not ready after {_START_TIMEOUT:g} s: {faults[0]}",
-                        f"See the logs in {self.directory}",
-                    )
-                time.sleep(_POLL)
-
-    def _log_end(self, name: str) -> str:
-        lines = (self.directory / f"{name}.log").read_text(errors="replace").splitlines()
-        return lines[-1] if lines else "no log"
+        self._config = config

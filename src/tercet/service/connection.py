@@ -232,6 +232,9 @@ def _unreachable(entry: WorkerEntry, error: BaseException) -> TransportError:
         reason = "connection refused"
     if isinstance(error, _Redirected):
         reason = "it points elsewhere, where nothing is sent"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        # TLS 1.3 lets a client begin to speak before the server has judged its certificate.
+        reason = "it closed the connection; it may not have our certificate on its list"
     return TransportError(
         f"worker {entry.name} at {entry.address} cannot be reached: {reason}",
         "Start it, or check its address and certificate in cluster.toml",

@@ -32,6 +32,7 @@ _log = logging.getLogger("tercet.worker")
 MAX_MODEL = (2 << 30) + (1 << 24)
 MAX_REQUEST = 256 << 20
 MAX_SMALL = 64 << 10
+MAX_PROBE = 4 << 20
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -74,6 +75,10 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         gate.caller(request, gate.all)
         return worker.status()
 
+    async def probe(request: web.Request) -> object:
+        gate.caller(request, gate.all)
+        return len(await _body(request, MAX_PROBE))
+
     async def describe(request: web.Request) -> object:
         gate.caller(request, [*gate.clients, *gate.owners])
         return worker.describe(decode(await _body(request, MAX_SMALL), Describe).name)
@@ -113,6 +118,7 @@ def application(worker: Worker, gate: Gate) -> web.Application:
     app.router.add_get(CALLS_PATH, calls)
     for path, handler in (
         ("/v1/status", status),
+        ("/v1/probe", probe),
         ("/v1/describe", describe),
         ("/v1/share/prepare", prepare),
         ("/v1/share/commit", commit),

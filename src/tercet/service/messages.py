@@ -73,6 +73,8 @@ class Description(msgspec.Struct, frozen=True):
     """What a client must know of a model to ask it; equal at all three workers but for counts.
 
     ``guarded``: with each row comes one bit, whether a value left its window.
+    ``used`` counts are durable and start afresh with each policy. ``answered`` counts what this
+    worker has answered since it started; ``running`` what it has counted and not answered yet.
     """
 
     id: bytes
@@ -86,6 +88,8 @@ class Description(msgspec.Struct, frozen=True):
     used_requests: int = 0
     used_rows: int = 0
     guarded: bool = False
+    answered: int = 0
+    running: int = 0
 
 
 class Predict(msgspec.Struct, frozen=True):
@@ -108,7 +112,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """A worker about itself."""
+    """A worker about itself; ``clock`` is its time in seconds since the epoch (UTC)."""
 
     name: str
     index: int
@@ -117,6 +121,7 @@ class Status(msgspec.Struct, frozen=True):
     waiting_for: list[str]
     uptime: float
     models: list[Description] = []
+    clock: float = 0.0
 
 
 # Between workers, on their control link.

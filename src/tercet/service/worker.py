@@ -99,6 +99,8 @@ class Worker:
         self.registry = Registry(state)
         self._programs: dict[bytes, Program] = {}
         self._open: Counter[str] = Counter()
+        self._running: dict[bytes, bytes] = {}  # counted requests and their models
+        self._answered: Counter[bytes] = Counter()
         self.links = PeerLinks(index, identity, cluster.worker, self._received, self._link_changed)
         self._agreement = Agreement(index, self._names, self.links.send)
         self._batches = Batches(
@@ -145,12 +147,20 @@ class Worker:
             not missing,
             missing,
             time.monotonic() - self._started,
-            [m.describe() for m in self.registry.models()],
+            [self._describe(m) for m in self.registry.models()],
+            time.time(),
         )
 
     def describe(self, name: str) -> Description:
         """Describe one model."""
-        return self.registry.by_name(name).describe()
+        return self._describe(self.registry.by_name(name))
+
+    def _describe(self, model: Model) -> Description:
+        return msgspec.structs.replace(
+            model.describe(),
+            answered=self._answered[model.id],
+            running=sum(m == model.id for m in self._running.values()),
+        )
 
     async def prepare(self, owner: PublicIdentity, request: Prepare) -> None:
         """Check a model, compare its shares with the peers and store it.
@@ -262,7 +272,11 @@ class Worker:
                 if not isinstance(error, UnderWay):
                     self._batches.close(request.id)
                 raise
-            answer = await self._batches.answer(Waiting(request, client.fingerprint, nonces))
+            try:
+                answer = await self._batches.answer(Waiting(request, client.fingerprint, nonces))
+                self._answered[model.id] += 1
+            finally:
+                self._running.pop(request.id, None)
         finally:
             self._open[client.fingerprint] -= 1
         _log.info(
@@ -334,6 +348,7 @@ class Worker:
         self.registry.count(
             [(w.request.id, w.request.model, w.client, w.request.rows) for w in batch]
         )
+        self._running |= {w.request.id: w.request.model for w in batch}
 
     # Small things.
 

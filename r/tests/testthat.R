@@ -1,0 +1,4 @@
+library(testthat)
+library(tercet)
+
+test_check("tercet")
