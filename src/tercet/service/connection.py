@@ -232,7 +232,10 @@ def _unreachable(entry: WorkerEntry, error: BaseException) -> TransportError:
         reason = "connection refused"
     if isinstance(error, _Redirected):
         reason = "it points elsewhere, where nothing is sent"
-    if isinstance(error, aiohttp.ServerDisconnectedError):
+    reset = isinstance(cause, ConnectionResetError) and not isinstance(
+        error, aiohttp.ClientConnectorError
+    )
+    if reset or isinstance(error, aiohttp.ServerDisconnectedError):
         # TLS 1.3 lets a client begin to speak before the server has judged its certificate.
         reason = "it closed the connection; it may not have our certificate on its list"
     return TransportError(
