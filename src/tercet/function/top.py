@@ -89,4 +89,5 @@ def _index(protocol: Protocol, hot: Share, scale: int) -> Share:
 
 def _dot(a: Words, b: Words) -> Words:
     """Return the sum of products over the first axis (the kernel of one released score)."""
-    return np.sum(a * b, axis=0, dtype=np.uint64)
+    total: Words = np.sum(a * b, axis=0, dtype=np.uint64)
+    return total

@@ -83,7 +83,7 @@ class Release(msgspec.Struct, frozen=True):
 
 def kept_bits(decimals: int, scale: int) -> int:
     """Return how many fractional bits hold ``decimals`` decimal places, at most ``scale``."""
-    return min(scale, (10**decimals - 1).bit_length())
+    return min(scale, int(10**decimals - 1).bit_length())
 
 
 def serving_program(program: Program, release: Release) -> Program:

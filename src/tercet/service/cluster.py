@@ -31,7 +31,7 @@ DEFAULT_NAMES = ("julia", "greg", "me")
 CLUSTER_FILE = "cluster.toml"
 
 _START_TIMEOUT = 30.0
-_STOP_TIMEOUT = 10.0
+_STOP_TIMEOUT = 15.0
 _POLL = 0.05
 
 

@@ -6,9 +6,8 @@ All of it travels as msgpack inside mutual TLS and is validated on arrival. Shar
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import re
+from typing import TypeVar
 
 import msgspec
 

@@ -178,7 +178,9 @@ class Reconciler:
         known = {r.id for r in self._registry.recent(model.id, model.change, 2 * _RECENT)}
         if new := [r for r in requests if r.id not in known]:
             self._registry.count(new, model.change, "counted at a peer")
-            _log.info("%d requests on %s counted as at %s", len(new), model.label, self._names[peer])
+            _log.info(
+                "%d requests on %s counted as at %s", len(new), model.label, self._names[peer]
+            )
 
 
 def _held(model: Model) -> Held:

@@ -11,12 +11,11 @@ was killed in between into line with the others.
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -437,13 +436,14 @@ class Registry:
         ).fetchone()
         return None if row is None else self._model(row)
 
-    def _model(self, row: tuple[object, ...]) -> Model:
-        id_, name, version, owner, key, policy, change, committed, created, *used, a, b, c = row
-        terms = msgspec.msgpack.decode(policy, type=Policy)  # type: ignore[arg-type]
-        served = self._served(id_, terms.release)  # type: ignore[arg-type]
+    def _model(self, row: Sequence[Any]) -> Model:
+        id_, name, version, owner, key, policy, change, committed, created, *rest = row
+        used_requests, used_rows, first, second, public = rest
+        terms = msgspec.msgpack.decode(policy, type=Policy)
         return Model(
-            id_, name, version, owner, key, terms, change, bool(committed), created,  # type: ignore[arg-type]
-            *used, ShareDigests(a, b, c), *served,  # type: ignore[arg-type]
+            id_, name, version, owner, key, terms, change, bool(committed), created,
+            used_requests, used_rows, ShareDigests(first, second, public),
+            *self._served(id_, terms.release),
         )  # fmt: skip
 
     def _served(self, model: bytes, release: Release) -> tuple[Program, bytes, str]:
@@ -468,6 +468,4 @@ def _asked(request: Request, outcome: str) -> Event:
 
 
 def _unknown(name: str) -> NotFoundError:
-    return NotFoundError(
-        f"no model {name!r} is shared here", "`tercet status` lists what there is"
-    )
+    return NotFoundError(f"no model {name!r} is shared here", "`tercet status` lists what there is")
