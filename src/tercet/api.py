@@ -103,7 +103,9 @@ def share(
     """Share a model under ``name`` with the three workers; it is not served yet.
 
     Under a name that exists this makes the next version (``Description.version``); the earlier
-    ones stay as they are, as ``name@1`` and so on, and are served on if they were. The weights leave this process only as shares. See ``lower`` for the arguments.
+    ones stay as they are, as ``name@1`` and so on, and are served on if they were.
+
+    The weights leave this process only as shares. See ``lower`` for the arguments.
 
     Raises:
         As ``lower``, and RefusedError, TransportError or WorkerError of the workers.

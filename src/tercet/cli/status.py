@@ -54,7 +54,7 @@ def policy_words(policy: Policy) -> str:
         words.append(f"until {utc(policy.expires)}")
     if policy.clients is not None:
         count = len(policy.clients)
-        words.append("to " + (f"{count} named clients" if count != 1 else "one named client"))
+        words.append(f"to {count} named clients" if count else "to other clients")
     if policy.max_rate is not None:
         words.append(f"at {policy.max_rate} requests a minute of a client")
     release = policy.release

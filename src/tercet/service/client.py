@@ -102,15 +102,13 @@ class Client:
         answers = self._connection.ask_all(
             "/v1/describe", [Describe(name)] * WORKERS, Description, DESCRIBE_TIMEOUT
         )
-        if (
-            len(
-                {(a.id, a.program_digest, a.input_shape, a.output_shape, a.policy) for a in answers}
-            )
-            != 1
-        ):
+        told = {
+            (a.id, a.program_digest, a.input_shape, a.output_shape, a.policy) for a in answers
+        }
+        if len(told) != 1:
             raise IntegrityError(
                 f"the workers hold different models under {name!r}",
-                "Its owner should remove and share it again",
+                "Its owner should serve or share it again",
             )
         self._known[name] = answers[0]
         return answers[0]

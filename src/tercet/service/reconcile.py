@@ -62,11 +62,12 @@ class Reconciler:
         self._moved = moved
         self._busy = busy
         self._held: dict[int, dict[bytes, Held]] = {}
-        self._told: list[Held] | None = None
+        self._told: dict[int, list[Held]] = {}
 
     def link_changed(self, peer: int, up: bool) -> None:
         """Tell a new peer what is held here; forget what a lost one held."""
         self._held.pop(peer, None)
+        self._told.pop(peer, None)
         if up:
             self._tell([peer])
 
@@ -76,8 +77,8 @@ class Reconciler:
 
     def tick(self) -> None:
         """Do what time asks for; called every second or so."""
-        if self._inventory() != self._told:
-            self._tell(self._peers)
+        mine = self._inventory()
+        self._tell([p for p in self._peers if self._told.get(p) != mine])
         self._settle()
 
     def received(self, peer: int, message: Inventory | Counted) -> None:
@@ -120,9 +121,10 @@ class Reconciler:
         return [_held(m) for m in self._registry.models(prepared=True)]
 
     def _tell(self, peers: Sequence[int]) -> None:
-        self._told = self._inventory()
+        mine = self._inventory()
         for peer in peers:
-            self._try_send(peer, Inventory(self._told))
+            self._told[peer] = mine
+            self._try_send(peer, Inventory(mine))
 
     def _try_send(self, peer: int, message: PeerMessage) -> None:
         try:
