@@ -243,6 +243,26 @@ def check(model: str, sample: str | None, batch: int, as_json: bool) -> None:
     sys.exit(0 if show_check(model, rows, batch, as_json) else 1)
 
 
+@cli.command()
+@click.argument("worker")
+@CLUSTER
+@click.option(
+    "--identity",
+    default="owner",
+    show_default=True,
+    help="NAME.crt and NAME.key beside cluster.toml: an owner, worker or operator.",
+)
+def metrics(worker: str, cluster_path: str, identity: str) -> None:
+    """Print the metrics of WORKER in the format of Prometheus."""
+    from tercet.cli.status import show_metrics
+    from tercet.crypto.identity import Identity
+    from tercet.service.config import load_cluster
+
+    folder = Path(cluster_path).parent
+    reader = Identity.load(folder / f"{identity}.crt", folder / f"{identity}.key")
+    click.echo(show_metrics(load_cluster(cluster_path), reader, worker), nl=False)
+
+
 @cli.command("audit-log")
 @click.option("--config", required=True, type=click.Path(dir_okay=False), help="Its TOML file.")
 @click.option("--verify", is_flag=True, help="Check the chain; print its head only.")

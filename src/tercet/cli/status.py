@@ -6,11 +6,17 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from tercet.crypto.identity import Identity
+from tercet.errors import ConfigError
 from tercet.program.serving import Mode
 from tercet.program.types import Shape
 from tercet.service.cluster import Cluster
+from tercet.service.config import ClusterConfig
+from tercet.service.connection import Connection
 from tercet.service.messages import Description, Policy, Status
 from tercet.service.model import utc
+
+_TIMEOUT = 10.0
 
 
 def show_status(cluster: Cluster, as_json: bool) -> bool:
@@ -40,6 +46,22 @@ def show_status(cluster: Cluster, as_json: bool) -> bool:
             models.add_row(*_model_row(model))
         console.print(models)
     return ready
+
+
+def show_metrics(cluster: ClusterConfig, reader: Identity, worker: str) -> str:
+    """Return the metrics of one worker.
+
+    Raises:
+        ConfigError: if there is no worker of that name.
+        RefusedError: if ``reader`` may not read them.
+    """
+    names = [w.name for w in cluster.worker]
+    if worker not in names:
+        raise ConfigError(f"no worker {worker!r} in cluster.toml", f"Name one of {names}")
+    only = ClusterConfig([cluster.worker[names.index(worker)]])
+    with Connection(only, reader) as connection:
+        (text,) = connection.ask_all("/v1/metrics", [None], str, _TIMEOUT)
+    return text
 
 
 def policy_words(policy: Policy) -> str:

@@ -102,9 +102,7 @@ class Client:
         answers = self._connection.ask_all(
             "/v1/describe", [Describe(name)] * WORKERS, Description, DESCRIBE_TIMEOUT
         )
-        told = {
-            (a.id, a.program_digest, a.input_shape, a.output_shape, a.policy) for a in answers
-        }
+        told = {(a.id, a.program_digest, a.input_shape, a.output_shape, a.policy) for a in answers}
         if len(told) != 1:
             raise IntegrityError(
                 f"the workers hold different models under {name!r}",

@@ -130,17 +130,22 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         text = f"waits for {', '.join(waits)}\n" if waits else "ready\n"
         return web.Response(text=text, status=503 if waits else 200)
 
-    async def metrics(request: web.Request) -> web.StreamResponse:
+    async def scrape(request: web.Request) -> web.StreamResponse:
         gate.caller(request, gate.watchers)
         return web.Response(body=worker.show_metrics(), headers={"Content-Type": METRICS_TYPE})
 
+    async def metrics(request: web.Request) -> object:
+        gate.caller(request, gate.watchers)
+        return worker.show_metrics().decode()
+
     app = web.Application(client_max_size=MAX_MODEL, middlewares=[_errors])
     for path, answer in (
-        (PATH, peer), ("/healthz", healthy), ("/readyz", ready), ("/metrics", metrics)
+        (PATH, peer), ("/healthz", healthy), ("/readyz", ready), ("/metrics", scrape)
     ):  # fmt: skip
         app.router.add_get(path, answer)
     for path, handler in (
         ("/v1/status", status),
+        ("/v1/metrics", metrics),
         ("/v1/describe", describe),
         ("/v1/share/version", version),
         ("/v1/share/prepare", prepare),
