@@ -76,6 +76,10 @@ class BusyError(WorkerError):
         self.seconds = seconds
 
 
+class StorageError(WorkerError):
+    """A worker's disk refuses to write: nothing was stored, counted or changed there."""
+
+
 class RefusedError(TercetError):
     """A worker's policy says no: not on its list, exhausted, wrong program, too many rows.
 

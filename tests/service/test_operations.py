@@ -21,7 +21,7 @@ import pytest
 import tercet
 from tercet.api import Lowered
 from tercet.crypto.identity import Identity
-from tercet.errors import BusyError, TercetError, TransportError, WorkerError
+from tercet.errors import BusyError, StorageError, TercetError, TransportError, WorkerError
 from tercet.net.tls import client_context
 from tercet.service.client import Client
 from tercet.service.cluster import LocalCluster
@@ -50,7 +50,7 @@ def get(cluster: LocalCluster, path: str, reader: Identity, worker: int = 0) -> 
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
-        return answer.status, answer.read().decode()
+        return answer.status, answer.read().decode(errors="replace")
     finally:
         connection.close()
 
@@ -77,7 +77,7 @@ def test_a_full_disk_refuses_at_once_and_recovers(running: LocalCluster, worker:
         _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, hard))
         started = time.monotonic()
-        with pytest.raises(TercetError, match="disk refuses to write"):
+        with pytest.raises(StorageError, match="disk refuses to write"):
             client.predict("dense", ONE)
         assert time.monotonic() - started < 5, "a worker waited for one that could not count"
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
@@ -93,7 +93,7 @@ def test_a_model_that_the_disk_refuses_is_on_none(running: LocalCluster) -> None
     pid = running.pids[1]
     _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, hard))
-    with pytest.raises(WorkerError, match="disk refuses"):
+    with pytest.raises(StorageError, match="disk refuses"):
         tercet.share(dense_model(1), running, "second")
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
     assert all(m.name != "second" for s in running.status() for m in s.models)
@@ -158,7 +158,7 @@ def may_ask(cluster: LocalCluster, identity: Identity) -> bool:
         with Client(cluster.config, identity) as client:
             client.predict("dense", ONE)
     except TransportError as error:
-        assert "not have our certificate on its list" in str(error), error
+        assert "cannot be reached" in str(error), error
         return False
     return True
 

@@ -24,7 +24,7 @@ SERVED = Policy(serving=True, max_requests=9)
 
 
 class Trio:
-    """Three workers' registries; links can be cut. Mail goes out when ``settle`` runs."""
+    """Three workers' registries; links can be cut. Mail is delivered when ``settle`` runs."""
 
     def __init__(self, folder: Path) -> None:
         self.down: set[int] = set()

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from tercet.errors import ConfigError, WorkerError
+from tercet.errors import ConfigError, StorageError
 
 FILE = "registry.db"
 #: Counts up with each change of the schema or of the files beside it.
@@ -74,7 +74,7 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
     """All or nothing, on disk when it returns.
 
     Raises:
-        WorkerError: if the disk refuses; nothing is changed then.
+        StorageError: if the disk refuses; nothing is changed then.
         sqlite3.IntegrityError: if a key is there already.
     """
     try:
@@ -89,7 +89,7 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
     except sqlite3.IntegrityError:
         raise
     except sqlite3.Error as error:
-        raise WorkerError(
+        raise StorageError(
             f"the worker's disk refuses to write: {error}",
             "Tell its operator to make room; nothing was counted or changed here",
         ) from None

@@ -16,6 +16,7 @@ from tercet.errors import (
     IntegrityError,
     NotFoundError,
     RefusedError,
+    StorageError,
     TercetError,
     TransportError,
 )
@@ -28,6 +29,7 @@ _WEIGHT = 0.1
 
 _KINDS: tuple[tuple[type[TercetError], str], ...] = (
     (BusyError, "busy"),
+    (StorageError, "disk"),
     (NotFoundError, "unknown_model"),
     (IntegrityError, "integrity"),
     (TransportError, "worker_lost"),
@@ -82,7 +84,7 @@ class Metrics:
         reason = next((word for kind, word in _KINDS if isinstance(error, kind)), "worker")
         if isinstance(error, RefusedError):
             reason = error.reason
-        failed = reason in {"worker", "worker_lost"}
+        failed = reason in {"worker", "worker_lost", "disk"}
         self._requests.labels("failed" if failed else "refused").inc()
         self._refusals.labels(reason).inc()
 

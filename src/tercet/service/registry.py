@@ -351,7 +351,7 @@ class Registry:
         """Count admitted requests of one model durably; return how many were not counted before.
 
         Raises:
-            WorkerError: if the disk refuses; none is counted then.
+            StorageError: if the disk refuses; none is counted then.
         """
         now, new = time.time(), []
         with self._transaction():
@@ -387,7 +387,7 @@ class Registry:
         """Write what waits for a transaction.
 
         Raises:
-            WorkerError: if the disk refuses; it goes on waiting then.
+            StorageError: if the disk refuses; it goes on waiting then.
         """
         if self._notes:
             with self._transaction():

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from tercet.errors import RefusedError, WorkerError
+from tercet.errors import RefusedError, StorageError, WorkerError
 from tercet.program.program import Program, Role
 from tercet.protocol.base import Share
 from tercet.protocol.replicated.sharing import Summand, expand
@@ -41,7 +41,7 @@ def write_shares(
 
     Raises:
         RefusedError: if there is such a file.
-        WorkerError: if the disk refuses; nothing is left then.
+        StorageError: if the disk refuses; nothing is left then.
     """
     if path.exists():
         raise RefusedError("a model with this id is there", "Share it under a new id")
@@ -63,7 +63,7 @@ def write_shares(
         _sync_folder(path.parent)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
-        raise WorkerError(
+        raise StorageError(
             f"the worker's disk refuses to store the model: {error}",
             "Tell its operator to make room, then share it again",
         ) from None

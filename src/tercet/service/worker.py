@@ -23,6 +23,7 @@ from tercet.errors import (
     ConfigError,
     IntegrityError,
     RefusedError,
+    StorageError,
     TercetError,
     TransportError,
     WorkerError,
@@ -368,7 +369,7 @@ class Worker:
         except TercetError as error:
             nonces = join_nonces([w.nonces for w in batch])
             self._plane().send(Cancel(first.program_digest, nonces, error.message))
-            if isinstance(error, WorkerError):
+            if isinstance(error, StorageError):
                 self.metrics.disk_refused()
             raise
         for w in batch:
@@ -392,7 +393,7 @@ class Worker:
             try:
                 self.registry.flush()
                 self._reconciler.tick()
-            except WorkerError as error:
+            except StorageError as error:
                 self.metrics.disk_refused()
                 _log.error("%s", error)
             except Exception:  # the next tick may fare better
