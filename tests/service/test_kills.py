@@ -108,9 +108,7 @@ def kill_and_restart(model: Lowered, kills: int, seed: int) -> None:
                 started = time.monotonic()
                 running[victim] = restart(cluster, NAMES[victim])
                 pids[victim] = running[victim].pid
-                eventually(
-                    lambda: all(isinstance(s, Status) for s in cluster.status()), READY_SECONDS
-                )
+                eventually(lambda: ready(cluster), READY_SECONDS)
                 slowest = max(slowest, time.monotonic() - started)
                 load.stop()
                 assert not load.wrong
