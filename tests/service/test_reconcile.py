@@ -204,9 +204,10 @@ def test_counts_become_equal_and_no_request_counts_twice(trio: Trio) -> None:
     trio.all[0].count(requests, served)
     trio.all[1].count(requests[:3], served)
     trio.link(True, 2)
-    for worker in trio.workers:
-        worker.tick()
-    trio.settle()
+    for _ in range(3):
+        for worker in trio.workers:
+            worker.tick()
+        trio.settle()
     assert trio.same()
     assert [(m.used_requests, m.used_rows) for r in trio.all for m in r.models()] == [(5, 10)] * 3
     assert trio.all[2].count(requests, served) == 0

@@ -76,7 +76,8 @@ def policy_words(policy: Policy) -> str:
         words.append(f"until {utc(policy.expires)}")
     if policy.clients is not None:
         count = len(policy.clients)
-        words.append(f"to {count} named clients" if count else "to other clients")
+        named = f"{count} named client{'s' * (count > 1)}" if count else "other clients"
+        words.append(f"to {named}")
     if policy.max_rate is not None:
         words.append(f"at {policy.max_rate} requests a minute of a client")
     release = policy.release

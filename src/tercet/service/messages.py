@@ -19,6 +19,8 @@ from tercet.protocol.replicated.sharing import OutputPart, Summand
 T = TypeVar("T")
 
 REQUEST_ID_BYTES = 16
+#: Rows of one request.
+MAX_ROWS = 65_536
 #: Clients that one policy may name.
 MAX_CLIENTS = 500
 _FINGERPRINT = re.compile("[0-9a-f]{64}")

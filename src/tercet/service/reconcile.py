@@ -21,7 +21,15 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from tercet.errors import TercetError, TransportError
-from tercet.service.messages import Counted, CountedRequest, Held, Inventory, PeerMessage
+from tercet.service.messages import (
+    MAX_ROWS,
+    REQUEST_ID_BYTES,
+    Counted,
+    CountedRequest,
+    Held,
+    Inventory,
+    PeerMessage,
+)
 from tercet.service.model import Model
 from tercet.service.registry import DROP_SECONDS, Proposal, Registry, Request
 
@@ -63,6 +71,8 @@ class Reconciler:
         self._busy = busy
         self._held: dict[int, dict[bytes, Held]] = {}
         self._told: dict[int, list[Held]] = {}
+        self._seen: dict[int, dict[bytes, Held]] = {}
+        self._helped: dict[int, dict[bytes, Held]] = {}
 
     def link_changed(self, peer: int, up: bool) -> None:
         """Tell a new peer what is held here; forget what a lost one held."""
@@ -80,24 +90,22 @@ class Reconciler:
         mine = self._inventory()
         self._tell([p for p in self._peers if self._told.get(p) != mine])
         self._settle()
+        for peer, held in self._held.items():
+            # While requests run the others' counts lag or lead by some: only what stays counts.
+            if self._seen.get(peer) is held and self._helped.get(peer) is not held:
+                self._catch_up(peer)
+            self._seen[peer] = held
 
     def received(self, peer: int, message: Inventory | Counted) -> None:
         """Take what a peer tells."""
         if isinstance(message, Counted):
             self._adopt(peer, message)
             return
+        first = peer not in self._held
         self._held[peer] = {held.id: held for held in message.models}
         self._settle()
-        for model in self._registry.models():
-            held = self._held[peer].get(model.id)
-            if (
-                held is not None
-                and held.change == model.change
-                and (held.used_requests, held.used_rows) < (model.used_requests, model.used_rows)
-            ):
-                recent = self._registry.recent(model.id, model.change, _RECENT)
-                told = [CountedRequest(r.id, r.client, r.rows) for r in recent]
-                self._try_send(peer, Counted(model.id, model.change, told))
+        if first:
+            self._catch_up(peer)
 
     def differences(self) -> list[str]:
         """Return what keeps this worker from holding the same as its peers, in plain words."""
@@ -165,6 +173,21 @@ class Reconciler:
             return not any(model in held for model in proposal.models)
         return any(m in held and held[m].change == proposal.id for m in proposal.models)
 
+    def _catch_up(self, peer: int) -> None:
+        """Tell a peer of requests that it has not counted."""
+        theirs = self._held[peer]
+        self._helped[peer] = theirs
+        for model in self._registry.models():
+            held = theirs.get(model.id)
+            if (
+                held is not None
+                and held.change == model.change
+                and (held.used_requests, held.used_rows) < (model.used_requests, model.used_rows)
+            ):
+                recent = self._registry.recent(model.id, model.change, _RECENT)
+                told = [CountedRequest(r.id, r.client, r.rows) for r in recent]
+                self._try_send(peer, Counted(model.id, model.change, told))
+
     def _adopt(self, peer: int, message: Counted) -> None:
         try:
             model = self._registry.by_id(message.model)
@@ -175,7 +198,7 @@ class Reconciler:
         requests = [
             Request(r.id, model.id, r.client[:64], r.rows)
             for r in message.requests[:_RECENT]
-            if r.rows > 0
+            if 0 < r.rows <= MAX_ROWS and len(r.id) == REQUEST_ID_BYTES
         ]
         known = {r.id for r in self._registry.recent(model.id, model.change, 2 * _RECENT)}
         if new := [r for r in requests if r.id not in known]:

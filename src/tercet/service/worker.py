@@ -39,6 +39,7 @@ from tercet.service.dataprocess import DataProcess
 from tercet.service.failures import to_error
 from tercet.service.logs import Style
 from tercet.service.messages import (
+    MAX_ROWS,
     Accepted,
     Answer,
     Cancel,
@@ -65,7 +66,6 @@ from tercet.service.registry import Registry, Request
 
 _log = logging.getLogger("tercet.worker")
 
-MAX_ROWS = 65_536
 #: Requests of one client that may be under way at a time, and of all clients by default.
 MAX_OPEN = 64
 MAX_QUEUE = 512
