@@ -12,9 +12,10 @@ from tercet.crypto.prg import fresh
 from tercet.errors import NotFoundError, RefusedError, TransportError
 from tercet.program.program import encode
 from tercet.service import reconcile, registry
+from tercet.service.counts import Request
 from tercet.service.messages import Change, Policy, ShareDigests
 from tercet.service.reconcile import Reconciler
-from tercet.service.registry import Registry, Request
+from tercet.service.registry import Registry
 from tests.service.conftest import dense_model
 
 OWNER = ("owner", "aa" * 32)

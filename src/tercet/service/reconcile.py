@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from tercet.errors import TercetError, TransportError
+from tercet.service.counts import Request
 from tercet.service.messages import (
     MAX_ROWS,
     REQUEST_ID_BYTES,
@@ -31,7 +32,8 @@ from tercet.service.messages import (
     PeerMessage,
 )
 from tercet.service.model import Model
-from tercet.service.registry import DROP_SECONDS, Proposal, Registry, Request
+from tercet.service.proposals import Proposal
+from tercet.service.registry import DROP_SECONDS, Registry
 
 _log = logging.getLogger("tercet.worker")
 

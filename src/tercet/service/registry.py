@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -23,11 +23,13 @@ from tercet.errors import ConfigError, NotFoundError, RefusedError
 from tercet.program.program import Program, encode
 from tercet.program.serving import Release, serving_program
 from tercet.program.verify import decode
-from tercet.service import audit
+from tercet.service import audit, counts, proposals
 from tercet.service.audit import Event
+from tercet.service.counts import Request
 from tercet.service.database import open_database, transaction
 from tercet.service.messages import Change, Policy, ShareDigests
 from tercet.service.model import Model
+from tercet.service.proposals import Proposal
 from tercet.service.shares import SUFFIX
 
 #: Models of all owners and versions together.
@@ -42,26 +44,6 @@ _COLUMNS = (
     "id, name, version, owner, owner_key, policy, change, committed, created, used_requests, "
     "used_rows, first, second, public"
 )
-
-
-class Request(NamedTuple):
-    """A request that is counted: ``client`` is a fingerprint, ``who`` its name."""
-
-    id: bytes
-    model: bytes
-    client: str
-    rows: int
-    who: str = ""
-
-
-class Proposal(NamedTuple):
-    """A change that its owner asked for and that is not applied yet."""
-
-    id: bytes
-    owner: tuple[str, str]
-    models: list[bytes]
-    asked: Change
-    time: float
 
 
 class Registry:
@@ -265,61 +247,24 @@ class Registry:
     def propose(self, asked: Change, models: Sequence[Model], owner: tuple[str, str]) -> None:
         """Write down a change before it is compared with the other workers."""
         with self._transaction():
-            self._db.execute(
-                "INSERT OR REPLACE INTO changes VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    asked.id, *owner, msgspec.msgpack.encode([m.id for m in models]),
-                    msgspec.msgpack.encode(asked), time.time(),
-                ),
-            )  # fmt: skip
+            proposals.write(self._db, asked, models, owner)
 
     def proposals(self) -> list[Proposal]:
         """Return the changes that are written down and not applied, by age."""
-        rows = self._db.execute(
-            "SELECT id, owner, owner_key, models, asked, time FROM changes ORDER BY time"
-        )
-        return [
-            Proposal(
-                row[0],
-                (row[1], row[2]),
-                msgspec.msgpack.decode(row[3], type=list[bytes]),
-                msgspec.msgpack.decode(row[4], type=Change),
-                row[5],
-            )
-            for row in rows.fetchall()
-        ]
+        return proposals.read(self._db)
 
     def apply(self, change: bytes) -> list[bytes]:
         """Apply a proposed change and return the ids of its models. Counts start at 0 to serve."""
         proposal = next((p for p in self.proposals() if p.id == change), None)
         if proposal is None:
             return []
-        asked = proposal.asked
-        action = "remove" if asked.remove else "serve" if asked.policy else "stop"
         targets = [m for m in map(self._find, proposal.models) if m is not None]
         with self._transaction():
             for model in targets:
-                policy = asked.policy or msgspec.structs.replace(model.policy, serving=False)
-                if asked.remove:
-                    self._db.execute("DELETE FROM models WHERE id = ?", (model.id,))
-                elif asked.policy is None:
-                    self._db.execute(
-                        "UPDATE models SET policy = ?, change = ? WHERE id = ?",
-                        (msgspec.msgpack.encode(policy), change, model.id),
-                    )
-                else:
-                    self._db.execute(
-                        "UPDATE models SET policy = ?, change = ?, used_requests = 0, "
-                        "used_rows = 0 WHERE id = ?",
-                        (msgspec.msgpack.encode(policy), change, model.id),
-                    )
-                detail = msgspec.json.encode(policy).decode() if asked.policy else ""
+                action, detail = proposals.carry_out(self._db, proposal, model)
                 self._enter(model, action, proposal.owner, detail)
-            for other in self.proposals():
-                # What was asked before this and never applied is out of date now.
-                if other.time <= proposal.time and set(other.models) & set(proposal.models):
-                    self._db.execute("DELETE FROM changes WHERE id = ?", (other.id,))
-        if asked.remove:
+            proposals.forget(self._db, proposal)
+        if proposal.asked.remove:
             for model in targets:
                 self._programs.pop((model.id, model.policy.release), None)
                 self.path(model.id).unlink(missing_ok=True)
@@ -341,7 +286,7 @@ class Registry:
         Raises:
             RefusedError: with the limit that was reached; for the arguments see ``Model.check``.
         """
-        if self._db.execute("SELECT 1 FROM requests WHERE id = ?", (request,)).fetchone():
+        if counts.is_counted(self._db, request):
             raise RefusedError(
                 "a request with this id was already answered", "Send a new request", "replay"
             )
@@ -353,35 +298,18 @@ class Registry:
         Raises:
             StorageError: if the disk refuses; none is counted then.
         """
-        now, new = time.time(), []
         with self._transaction():
-            for request in requests:
-                inserted = self._db.execute(
-                    "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?, ?, ?)",
-                    (request.id, request.model, change, request.client, request.rows, now),
-                ).rowcount
-                if inserted:
-                    new.append(request)
-                    self._db.execute(
-                        "UPDATE models SET used_requests = used_requests + 1, "
-                        "used_rows = used_rows + ? WHERE id = ? AND change = ?",
-                        (request.rows, request.model, change),
-                    )
-            audit.append(self._db, [_asked(request, outcome) for request in new])
+            new = counts.insert(self._db, requests, change)
+            audit.append(self._db, [request.event(outcome) for request in new])
         return len(new)
 
     def recent(self, model: bytes, change: bytes, limit: int) -> list[Request]:
         """Return the latest requests counted for a model since a change."""
-        rows = self._db.execute(
-            "SELECT id, model, client, rows FROM requests WHERE model = ? AND change = ? "
-            "ORDER BY rowid DESC LIMIT ?",
-            (model, change, limit),
-        )
-        return [Request(*row) for row in rows.fetchall()]
+        return counts.recent(self._db, model, change, limit)
 
     def note(self, request: Request, outcome: str) -> None:
         """Enter what became of a request in the audit log, with the next transaction."""
-        self._notes.append(_asked(request, outcome))
+        self._notes.append(request.event(outcome))
 
     def flush(self) -> None:
         """Write what waits for a transaction.
@@ -453,18 +381,6 @@ class Registry:
             self._programs = {k: v for k, v in self._programs.items() if k[0] != model}
             self._programs[model, release] = program, encode(program), program.digest()
         return self._programs[model, release]
-
-
-def _asked(request: Request, outcome: str) -> Event:
-    return Event(
-        request.who,
-        request.client,
-        "predict",
-        request.model.hex(),
-        outcome,
-        request.id.hex(),
-        rows=request.rows,
-    )
 
 
 def _unknown(name: str) -> NotFoundError:

@@ -34,6 +34,7 @@ from tercet.service.agreement import Agreement, UnderWay, join_nonces
 from tercet.service.batches import Batches, Waiting
 from tercet.service.checks import binding, check_id, check_pair, pair_digests
 from tercet.service.config import WORKERS, ClusterConfig, split_address
+from tercet.service.counts import Request
 from tercet.service.dataplane import Peer, Setup
 from tercet.service.dataprocess import DataProcess
 from tercet.service.failures import to_error
@@ -62,7 +63,7 @@ from tercet.service.ownership import Ownership
 from tercet.service.peers import PeerLinks
 from tercet.service.rates import Rates
 from tercet.service.reconcile import Reconciler
-from tercet.service.registry import Registry, Request
+from tercet.service.registry import Registry
 
 _log = logging.getLogger("tercet.worker")
 
