@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from math import prod
 
 from tercet.crypto.identity import PublicIdentity
 from tercet.errors import BusyError, IntegrityError, RefusedError, TercetError
@@ -26,8 +27,11 @@ from tercet.service.shares import write_shares
 
 _log = logging.getLogger("tercet.worker")
 
-#: Seconds within which a model's shares must reach all three workers.
-SHARE_TIMEOUT = 600.0
+#: Seconds within which a model's shares must reach all three workers: at least, at most, and the
+#: bytes a second that an owner's line must carry in between. A request that reached two workers
+#: only, because the third was restarting, is thus given up soon.
+_SHARE_SECONDS = (20.0, 600.0)
+_SHARE_RATE = 500e3
 _MAX_NAME = 100
 
 
@@ -89,7 +93,7 @@ class Ownership:
             public.digest().hex(),
         )
         digests = await pair_digests(self._index, request.weights)
-        await self._agreement.agree(request.id, bound, digests, SHARE_TIMEOUT)
+        await self._agreement.agree(request.id, bound, digests, _patience(program))
         stored = await asyncio.to_thread(
             write_shares,
             self._registry.path(request.id),
@@ -179,6 +183,13 @@ class Ownership:
         public = Summand(arrays=request.public)
         public.check(_shapes(program, Role.PUBLIC))
         return program, public
+
+
+def _patience(program: Program) -> float:
+    """Return how long to wait for a model of this size to reach the other workers."""
+    least, most = _SHARE_SECONDS
+    size = 8 * sum(prod(shape) for shape in _shapes(program, Role.WEIGHT).values())
+    return min(most, least + size / _SHARE_RATE)
 
 
 def _told(asked: Change) -> str:
