@@ -385,7 +385,7 @@ def test_programs_that_must_not_run_are_refused(cluster: LocalCluster, model: Lo
     with Connection(cluster.config, cluster.owner) as connection:
         for bad, words in ((unmasked, "does not end in a resend"), (unknown, "'open'")):
             name = fresh(16)
-            bodies = [Prepare(name, "bad", 1, program_bytes(bad), p) for p in pairs]
+            bodies = [Prepare(name, "worse", 1, program_bytes(bad), p) for p in pairs]
             with pytest.raises(ProgramError, match=words):
                 connection.ask_all("/v1/share/prepare", bodies, type(None), 20)
 
