@@ -13,15 +13,21 @@ Machine-learning frameworks are imported by ``share`` and ``lower`` alone.
 
 from __future__ import annotations
 
+import datetime
+import re
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tercet.crypto.identity import PublicIdentity
 from tercet.errors import InputError
 from tercet.program.program import Program
-from tercet.service.client import Client, check_input
+from tercet.program.serving import Mode, Release
+from tercet.service.client import Client, TopK, check_input
 from tercet.service.cluster import Cluster, LocalCluster
 from tercet.service.messages import Description, Policy
 from tercet.service.owner import Owner
@@ -35,6 +41,7 @@ __all__ = [
     "Description",
     "LocalCluster",
     "Lowered",
+    "TopK",
     "connect",
     "lower",
     "remove",
@@ -42,6 +49,9 @@ __all__ = [
     "share",
     "stop",
 ]
+
+#: Who may ask: an identity, the path of a certificate, or a fingerprint (64 hexadecimal digits).
+ClientName: TypeAlias = PublicIdentity | str | Path
 
 
 class Lowered(NamedTuple):
@@ -102,6 +112,9 @@ def share(
 ) -> Description:
     """Share a model under ``name`` with the three workers; it is not served yet.
 
+    Under a name that exists this makes the next version (``Description.version``); the earlier
+    ones stay as they are, as ``name@1`` and so on, and are served on if they were.
+
     The weights leave this process only as shares. See ``lower`` for the arguments.
 
     Raises:
@@ -119,32 +132,83 @@ def serve(
     *,
     max_requests: int | None = None,
     max_rows: int | None = None,
+    expires: datetime.datetime | float | None = None,
+    clients: Sequence[ClientName] | None = None,
+    max_rate: int | None = None,
+    output: str = "raw",
+    top: int = 0,
+    decimals: int | None = None,
+    clamp: tuple[float, float] | None = None,
 ) -> Description:
     """Serve a shared model to the workers' clients, until a limit is reached or ``stop``.
 
-    Returns at once. Counting starts afresh.
+    Returns at once. Counting starts afresh. Each worker enforces all of it for itself; output
+    mode, rounding and clamping are computed under sharing, so that nothing else is released.
 
     Args:
-        name: the model.
+        name: the model: its newest version, or ``name@2``.
         cluster: where it is shared.
         max_requests: requests to answer in all; no limit if ``None``.
         max_rows: rows to answer in all; no limit if ``None``.
+        expires: when to stop: a time with a time zone, or seconds from now.
+        clients: who may ask, of the clients that the workers accept: identities, certificate
+            files or fingerprints; all if ``None``.
+        max_rate: requests a minute of one client.
+        output: ``raw`` scores, ``softmax`` probabilities, ``argmax`` (the index of the largest) or
+            ``top_k`` (the ``top`` largest with their indices), over the last axis.
+        top: how many classes with ``top_k``.
+        decimals: decimal places that are released of scores.
+        clamp: least and greatest input value; values beyond count as the bound.
 
     Raises:
         NotFoundError: if it is not shared: share it first.
+        InputError, RefusedError: if the policy makes no sense for the model.
     """
+    if output not in tuple(Mode):
+        raise InputError(f"output {output!r}", f"Use one of {', '.join(Mode)}")
+    bounds = None if clamp is None else (float(clamp[0]), float(clamp[1]))
+    policy = Policy(
+        serving=True,
+        max_requests=max_requests,
+        max_rows=max_rows,
+        expires=_moment(expires),
+        clients=None if clients is None else tuple(sorted({_fingerprint(c) for c in clients})),
+        max_rate=max_rate,
+        release=Release(Mode(output), top, decimals, bounds),
+    )
+    policy.check()
     with Owner(cluster.config, cluster.owner) as owner:
-        return owner.serve(name, Policy(True, max_requests, max_rows))
+        return owner.serve(name, policy)
+
+
+def _moment(expires: datetime.datetime | float | None) -> float | None:
+    if expires is None:
+        return None
+    if isinstance(expires, datetime.datetime):
+        if expires.tzinfo is None:
+            raise InputError("an expiry without a time zone", "Use datetime.now(UTC) + ...")
+        return expires.timestamp()
+    if not expires > 0:
+        raise InputError(f"an expiry {expires} s from now", "Give a positive number of seconds")
+    return time.time() + expires
+
+
+def _fingerprint(client: ClientName) -> str:
+    if isinstance(client, PublicIdentity):
+        return client.fingerprint
+    if isinstance(client, str) and re.fullmatch("[0-9a-fA-F]{64}", client):
+        return client.lower()
+    return PublicIdentity.load(client).fingerprint
 
 
 def stop(name: str, cluster: Cluster) -> Description:
-    """Stop serving a model; it stays shared."""
+    """Stop serving ``name@2``, or every version of ``name``; it stays shared."""
     with Owner(cluster.config, cluster.owner) as owner:
         return owner.stop(name)
 
 
 def remove(name: str, cluster: Cluster) -> None:
-    """Delete a model from the three workers."""
+    """Delete ``name@2``, or every version of ``name``, from the three workers."""
     with Owner(cluster.config, cluster.owner) as owner:
         owner.remove(name)
 

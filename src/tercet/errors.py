@@ -72,8 +72,27 @@ class WorkerError(TercetError):
     """A worker could not do what was asked of it (unknown model, worker lost, worker busy)."""
 
 
+class BusyError(WorkerError):
+    """A worker has as many requests under way as it takes: ask again after ``seconds``."""
+
+    def __init__(self, message: str, remedy: str = "", seconds: int = 1) -> None:
+        super().__init__(message, remedy)
+        self.seconds = seconds
+
+
+class StorageError(WorkerError):
+    """A worker's disk refuses to write: nothing was stored, counted or changed there."""
+
+
 class RefusedError(TercetError):
-    """A worker's policy says no: not on its list, exhausted, wrong program, too many rows."""
+    """A worker's policy says no: not on its list, exhausted, wrong program, too many rows.
+
+    ``reason`` is one word for a worker's metrics.
+    """
+
+    def __init__(self, message: str, remedy: str = "", reason: str = "other") -> None:
+        super().__init__(message, remedy)
+        self.reason = reason
 
 
 class NotFoundError(TercetError):

@@ -12,6 +12,7 @@ from tercet.function.exponential import WORK_SCALE, exp_negative
 from tercet.function.maximum import max_pool, maximum, reduce_max
 from tercet.function.reciprocal import reciprocal
 from tercet.function.softmax import softmax
+from tercet.function.top import argmax, top_k
 from tercet.protocol.base import Protocol, Share
 from tercet.protocol.counting import Counting, count_rounds, zeros
 from tercet.protocol.plaintext import Plaintext
@@ -101,3 +102,26 @@ def test_maxima_are_exact(protocol: str) -> None:
     padded = np.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)), constant_values=-(2**60))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (1, 3, 2, 1))[:, ::2, ::2]
     np.testing.assert_array_equal(got.view(np.int64), windows.max(axis=(-4, -3, -2, -1)))
+
+
+@both
+@pytest.mark.parametrize(("shape", "axis"), [((40, 10), 1), ((3, 1), 1), ((7, 2, 5), 0)])
+def test_argmax_is_numpys(protocol: str, shape: tuple[int, ...], axis: int) -> None:
+    """Few different values, so that ties are the rule: the first index wins, as in NumPy."""
+    rng = np.random.default_rng(5)
+    for x in (rng.integers(-3, 3, shape), rng.integers(-(2**50), 2**50, shape)):
+        words = x.astype(np.int64).view(np.uint64)
+        got = apply(protocol, lambda p, a: argmax(p, a, axis, 16, "a"), words)
+        np.testing.assert_array_equal(got, x.argmax(axis).astype(np.uint64) << np.uint64(16))
+
+
+@both
+@pytest.mark.parametrize(("shape", "k"), [((20, 10), 3), ((4, 2, 5), 5), ((2, 1), 1)])
+def test_top_k_is_a_stable_sort(protocol: str, shape: tuple[int, ...], k: int) -> None:
+    rng = np.random.default_rng(6)
+    for x in (rng.integers(-3, 3, shape), rng.integers(-(2**50), 2**50, shape)):
+        words = x.astype(np.int64).view(np.uint64)
+        got = apply(protocol, lambda p, a: top_k(p, a, k, 16, "t"), words).view(np.int64)
+        order = np.argsort(-x, axis=-1, kind="stable")[..., :k]
+        np.testing.assert_array_equal(got[..., 0] >> 16, order)
+        np.testing.assert_array_equal(got[..., 1], np.take_along_axis(x, order, -1))

@@ -76,7 +76,8 @@ def _everything() -> Program:
     y = builder.emit("max_pool", y, bits=40, **two)
     y = builder.emit("relu", builder.emit("reshare", y), shift=0, bits=24)
     y = builder.emit("reduce_max", y, axes=(1,), bits=28)
-    return builder.finish(builder.emit("softmax", y, axis=1, bits=28))
+    y = builder.emit("top_k", builder.emit("softmax", y, axis=1, bits=28), k=2)
+    return builder.finish(builder.emit("argmax", y, axis=2))
 
 
 def test_the_estimate_is_what_three_parties_send() -> None:

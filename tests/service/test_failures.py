@@ -23,26 +23,7 @@ from tercet.service.cluster import CLUSTER_FILE, LocalCluster
 from tercet.service.config import load_cluster, load_worker
 from tercet.service.http import application
 from tests.service.conftest import reference
-
-PATIENCE = 15.0
-
-
-def children(pid: int) -> list[int]:
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def eventually(condition, seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.05)
+from tests.service.processes import PATIENCE, alive, children, end, eventually, ready, restart
 
 
 @pytest.fixture
@@ -51,16 +32,6 @@ def own_cluster(model: Lowered):
         tercet.share(model, cluster, "dense")
         tercet.serve("dense", cluster)
         yield cluster
-
-
-def restart(cluster: LocalCluster, name: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tercet.cli", "worker", "--config"]
-    with (cluster.directory / f"{name}.log").open("ab") as log:
-        return subprocess.Popen(
-            [*command, str(cluster.directory / f"{name}.toml"), "--with-parent"],
-            stdin=subprocess.PIPE,
-            stderr=log,
-        )
 
 
 def test_a_killed_worker_is_named_and_comes_back(
@@ -79,15 +50,14 @@ def test_a_killed_worker_is_named_and_comes_back(
         eventually(lambda: not any(alive(p) for p in data_plane))
         process = restart(own_cluster, "greg")
         try:
-            eventually(lambda: all(getattr(s, "ready", False) for s in own_cluster.status()))
+            eventually(lambda: ready(own_cluster))
             # The model, its policy and its count are still there, at all three.
             np.testing.assert_allclose(
                 client.predict("dense", rows), reference(model, rows), atol=2e-3
             )
             assert {s.models[0].used_requests for s in own_cluster.status()} == {2}
         finally:
-            process.stdin.close()
-            process.wait(PATIENCE)
+            end(process)
 
 
 @pytest.mark.parametrize("which", ["control", "data plane"])
@@ -117,7 +87,7 @@ def test_a_worker_killed_during_a_request(
     assert isinstance(outcome[0], TransportError | WorkerError), outcome
     assert "Traceback" not in str(outcome[0])
     if which == "data plane":  # the worker puts it up again by itself
-        eventually(lambda: all(getattr(s, "ready", False) for s in own_cluster.status()))
+        eventually(lambda: ready(own_cluster))
         with tercet.connect(own_cluster) as client:
             assert client.predict("dense", np.zeros((1, 8))).shape == (1, 3)
 
@@ -225,7 +195,7 @@ def test_no_route_returns_shares(own_cluster: LocalCluster) -> None:
 
     source = inspect.getsource(application)
     replies = {"Status", "Description", "Answer", "NoneType", "Failure"}
-    assert source.count("async def ") == 9
+    assert source.count("async def ") == 14
     for name in replies - {"NoneType"}:
         fields = {f.name: f.type for f in msgspec.structs.fields(getattr(messages, name))}
         holders = [n for n, t in fields.items() if "Summand" in str(t) or "OutputPart" in str(t)]

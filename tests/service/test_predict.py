@@ -126,8 +126,6 @@ def test_life_of_a_model(cluster: LocalCluster, model: Lowered, rows: np.ndarray
     with tercet.connect(cluster) as client:
         with pytest.raises(RefusedError, match="not being served"):
             client.predict("life", rows)
-        with pytest.raises(RefusedError, match="already shared"):
-            tercet.share(model, cluster, "life")
         tercet.serve("life", cluster, max_requests=2)
         client.predict("life", rows)
         client.predict("owner/life", rows)
@@ -363,7 +361,7 @@ def test_weights_that_do_not_belong_together_are_refused(
     pairs = [list(p) for p in deal(words)]
     pairs[2][0] = deal(words)[2][0]
     bodies = [
-        Prepare(name, "bad", program_bytes(model.program), (p[0], p[1]))
+        Prepare(name, "bad", 1, program_bytes(model.program), (p[0], p[1]))
         for name, p in zip([fresh(16)] * 3, pairs, strict=True)
     ]
     with (
@@ -386,7 +384,7 @@ def test_programs_that_must_not_run_are_refused(cluster: LocalCluster, model: Lo
     with Connection(cluster.config, cluster.owner) as connection:
         for bad, words in ((unmasked, "does not end in a resend"), (unknown, "'open'")):
             name = fresh(16)
-            bodies = [Prepare(name, "bad", program_bytes(bad), p) for p in pairs]
+            bodies = [Prepare(name, "worse", 1, program_bytes(bad), p) for p in pairs]
             with pytest.raises(ProgramError, match=words):
                 connection.ask_all("/v1/share/prepare", bodies, type(None), 20)
 

@@ -55,7 +55,7 @@ def test_share_serve_predict(
         "share", saved, "--name", "digits", "--sample", tmp_path / "sample.npy", cluster=cluster
     )
     assert done.returncode == 0, done.stderr
-    assert "owner/digits is shared" in done.stdout
+    assert "owner/digits@1 is shared" in done.stdout
     done = tercet("serve", "digits", "--max-requests", 2, cluster=cluster)
     assert "served for 2 requests" in done.stdout
     out = tmp_path / "y.npy"
@@ -81,6 +81,41 @@ def test_share_serve_predict(
     assert tercet("remove", "digits", cluster=cluster).returncode == 0
     done = tercet("stop", "digits", cluster=cluster)
     assert "no model 'digits' is shared" in done.stderr
+
+
+def test_a_policy_as_it_is_typed(
+    cluster: Path, saved: Path, digits: Digits, trained, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", digits.x_test[:4])
+    done = tercet("share", saved, "--name", "terms", cluster=cluster)
+    assert "owner/terms@1 is shared" in done.stdout, done.stderr
+    done = tercet(
+        "serve", "terms@1", "--output", "top_k", "--top", 2, "--decimals", 1, "--expires", 3600,
+        "--clamp", 0, 1, "--max-rate", 30, "--client", cluster.parent / "client.crt",
+        "--max-rows", 9, cluster=cluster,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    words = done.stdout
+    for part in ("for 9 rows", "until 2", "to 1 named client,", "at 30 requests a minute",
+                 "as top_k of 2", "with 1 decimals", "with inputs from 0 to 1"):  # fmt: skip
+        assert part in words
+    done = tercet("predict", "terms", tmp_path / "x.npy", cluster=cluster)
+    assert done.returncode == 0, done.stderr
+    table = np.array([line.split() for line in done.stdout.splitlines()], float)
+    scores = trained.predict(digits.x_test[:4], verbose=0)
+    np.testing.assert_array_equal(table[:, 0], scores.argmax(1))
+    np.testing.assert_allclose(table[:, 1], scores.max(1), atol=0.2)
+    told = tercet("status", "--json", cluster=cluster)
+    (model,) = json.loads(told.stdout)["workers"][1]["models"]
+    assert model["policy"]["release"] == {
+        "mode": "top_k", "top": 2, "decimals": 1, "clamp": [0.0, 1.0]
+    }  # fmt: skip
+    assert model["version"] == 1
+    done = tercet("audit-log", "--verify", "--config", cluster.parent / "greg.toml")
+    assert "all in order; head " in done.stdout, done.stderr
+    assert "tercet_ready 1.0" in tercet("metrics", "julia", cluster=cluster).stdout
+    assert "no worker 'jul'" in tercet("metrics", "jul", cluster=cluster).stderr
+    assert tercet("remove", "terms", cluster=cluster).returncode == 0
 
 
 def test_check(saved: Path) -> None:

@@ -67,7 +67,7 @@ def run_client(cluster_path: str, data: str | None) -> None:
     costs = []
     with api.connect(api.Cluster.load(cluster_path)) as client:
         for image, label in zip(images, digits.y_test, strict=False):
-            logits = client.predict("digits", image[None])
+            logits = np.asarray(client.predict("digits", image[None]))
             print(f"Actual: {label}, predicted: {int(np.argmax(logits))}", flush=True)
             costs.append(client.last_cost)
         share = client.last_shares[1][1]

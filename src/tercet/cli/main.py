@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -106,7 +107,7 @@ def share(model: str, cluster_path: str, name: str, sample: str | None, guard: b
     cluster = api.Cluster.load(cluster_path)
     rows = _load_array(sample) if sample else None
     shared = api.share(model, cluster, name, sample=rows, guard=guard)
-    click.echo(f"{shared.owner}/{shared.name} is shared, program {shared.program_digest[:16]}")
+    click.echo(f"{shared.full_name} is shared, program {shared.program_digest[:16]}")
 
 
 @cli.command()
@@ -114,14 +115,58 @@ def share(model: str, cluster_path: str, name: str, sample: str | None, guard: b
 @CLUSTER
 @click.option("--max-requests", type=click.IntRange(1), help="Requests to answer in all.")
 @click.option("--max-rows", type=click.IntRange(1), help="Rows to answer in all.")
-def serve(name: str, cluster_path: str, max_requests: int | None, max_rows: int | None) -> None:
-    """Serve the shared model NAME to the workers' clients."""
+@click.option("--max-rate", type=click.IntRange(1), help="Requests a minute of one client.")
+@click.option(
+    "--expires", metavar="WHEN", help="Seconds from now, or a time such as 2030-01-31T12:00+00:00."
+)
+@click.option(
+    "--client",
+    "clients",
+    multiple=True,
+    help="Who may ask: a certificate or a fingerprint. Repeat for more; default: everybody listed.",
+)
+@click.option(
+    "--output",
+    type=click.Choice(["raw", "softmax", "argmax", "top_k"]),
+    default="raw",
+    show_default=True,
+    help="What is released.",
+)
+@click.option("--top", type=click.IntRange(1), default=None, help="Classes with --output top_k.")
+@click.option("--decimals", type=click.IntRange(0, 9), help="Decimal places of released scores.")
+@click.option("--clamp", type=float, nargs=2, help="Least and greatest input value.")
+def serve(
+    name: str,
+    cluster_path: str,
+    max_requests: int | None,
+    max_rows: int | None,
+    max_rate: int | None,
+    expires: str | None,
+    clients: tuple[str, ...],
+    output: str,
+    top: int | None,
+    decimals: int | None,
+    clamp: tuple[float, float] | None,
+) -> None:
+    """Serve the shared model NAME (its newest version, or NAME@2) to the workers' clients."""
     from tercet import api
+    from tercet.cli.status import policy_words
 
-    cluster = api.Cluster.load(cluster_path)
-    api.serve(name, cluster, max_requests=max_requests, max_rows=max_rows)
-    limits = [f"{n} {what}" for n, what in ((max_requests, "requests"), (max_rows, "rows")) if n]
-    click.echo(f"{name} is served " + (f"for {', '.join(limits)}" if limits else "without a limit"))
+    served = api.serve(
+        name,
+        api.Cluster.load(cluster_path),
+        max_requests=max_requests,
+        max_rows=max_rows,
+        expires=_when(expires),
+        clients=clients or None,
+        max_rate=max_rate,
+        output=output,
+        top=top or 0,
+        decimals=decimals,
+        clamp=clamp,
+    )
+    terms = policy_words(served.policy)
+    click.echo(f"{served.name}@{served.version} is served " + (terms or "without a limit"))
 
 
 @cli.command()
@@ -162,10 +207,14 @@ def predict(
     with api.connect(api.Cluster.load(cluster_path)) as client:
         result = client.predict(name, rows, accept_guard=accept_guard)
         cost = client.last_cost
-    if output:
-        np.save(output, result, allow_pickle=False)
+    if isinstance(result, api.TopK):
+        columns = np.stack((result.indices, result.scores), -1)  # float64: index, score
     else:
-        np.savetxt(sys.stdout, result.reshape(len(result), -1), fmt="%.6g")
+        columns = result
+    if output:
+        np.save(output, columns, allow_pickle=False)
+    else:
+        np.savetxt(sys.stdout, columns.reshape(len(columns), -1), fmt="%.6g")
     if cost is not None:
         click.echo(
             f"{len(result)} rows in {cost.seconds * 1e3:.1f} ms, {cost.bytes / 1e3:.0f} KB "
@@ -233,6 +282,59 @@ def check(model: str, sample: str | None, batch: int, as_json: bool) -> None:
 
     rows = _load_array(sample) if sample else None
     sys.exit(0 if show_check(model, rows, batch, as_json) else 1)
+
+
+@cli.command()
+@click.argument("worker")
+@CLUSTER
+@click.option(
+    "--identity",
+    default="owner",
+    show_default=True,
+    help="NAME.crt and NAME.key beside cluster.toml: an owner, worker or operator.",
+)
+def metrics(worker: str, cluster_path: str, identity: str) -> None:
+    """Print the metrics of WORKER in the format of Prometheus."""
+    from tercet.cli.status import show_metrics
+    from tercet.crypto.identity import Identity
+    from tercet.service.config import load_cluster
+
+    folder = Path(cluster_path).parent
+    reader = Identity.load(folder / f"{identity}.crt", folder / f"{identity}.key")
+    click.echo(show_metrics(load_cluster(cluster_path), reader, worker), nl=False)
+
+
+@cli.command("audit-log")
+@click.option("--config", required=True, type=click.Path(dir_okay=False), help="Its TOML file.")
+@click.option("--verify", is_flag=True, help="Check the chain; print its head only.")
+def audit_log(config: str, verify: bool) -> None:
+    """Print a worker's audit log, on its own machine, or check that nothing in it was changed."""
+    from tercet.service import audit
+    from tercet.service.config import load_worker
+
+    last = None
+    for entry in audit.read(Path(load_worker(config).state)):
+        if verify:
+            audit.check(last, entry)
+        else:
+            click.echo(entry.text)
+        last = entry
+    if verify:
+        number, head = (last.number, last.hash.hex()) if last else (0, "none")
+        click.echo(f"{number} entries, all in order; head {head}")
+
+
+def _when(text: str | None) -> datetime.datetime | float | None:
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"{text!r} is no time", "Give seconds or 2030-01-31T12:00+00:00") from None
 
 
 def _load_array(path: str) -> np.ndarray:

@@ -30,6 +30,9 @@ MAX_ELEMENTS = 1 << 27
 MAX_STEP = 1 << 16
 #: Most elements of a pooling window: they are visited one by one.
 MAX_WINDOW = 1 << 14
+#: Most classes among which ``argmax`` and ``top_k`` choose, and most that ``top_k`` returns.
+MAX_CLASSES = 1 << 16
+MAX_TOP = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,6 +411,25 @@ def _softmax(types: Sequence[Type], attrs: Attributes) -> Type:
     return types[0]
 
 
+def _argmax(types: Sequence[Type], attrs: Attributes) -> Type:
+    (x,) = types
+    _shares(types)
+    axis = _int(attrs, "axis")
+    _require(0 <= axis < len(x.shape) and 0 < x.shape[axis] <= MAX_CLASSES, f"argmax over {axis}")
+    return Type((*x.shape[:axis], *x.shape[axis + 1 :]), x.scale)
+
+
+def _top_k(types: Sequence[Type], attrs: Attributes) -> Type:
+    (x,) = types
+    _shares(types)
+    k = _int(attrs, "k")
+    _require(
+        bool(x.shape) and 0 < k <= min(x.shape[-1], MAX_TOP) and x.shape[-1] <= MAX_CLASSES,
+        f"the top {k} of shape {x.shape}",
+    )
+    return Type((*x.shape[:-1], k, 2), x.scale)
+
+
 _WINDOW = ("window", "strides", "low", "high")
 
 OPERATIONS: dict[str, Operation] = {
@@ -448,6 +470,8 @@ OPERATIONS: dict[str, Operation] = {
         Operation("reduce_max", 1, _reduce_max, ints=("bits",), tuples=("axes",)),
         Operation("max_pool", 1, _max_pool, ints=("bits",), tuples=_WINDOW),
         Operation("softmax", 1, _softmax, ints=("axis", "bits")),
+        Operation("argmax", 1, _argmax, ints=("axis",)),
+        Operation("top_k", 1, _top_k, ints=("k",)),
     )
 }
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tercet.function.maximum import max_pool, maximum, reduce_max
 from tercet.function.softmax import softmax
+from tercet.function.top import argmax, top_k
 from tercet.program.program import Instruction, Program
 from tercet.program.types import bind_shape
 from tercet.protocol.base import Bits, Kernel, Partial, Protocol, Share
@@ -248,6 +249,16 @@ def _softmax(step: Step) -> Steps[Value]:
     )
 
 
+def _argmax(step: Step) -> Steps[Value]:
+    scale = step.instruction.type.scale
+    return argmax(step.protocol, step.args[0], step.attr("axis"), scale, step.at)
+
+
+def _top_k(step: Step) -> Steps[Value]:
+    scale = step.instruction.type.scale
+    return top_k(step.protocol, step.args[0], step.attr("k"), scale, step.at)
+
+
 LOCAL: dict[str, Callable[[Step], Value]] = {
     "reshape": _reshape,
     "transpose": _transpose,
@@ -283,4 +294,6 @@ ROUNDS: dict[str, Callable[[Step], Steps[Any]]] = {
     "reduce_max": _reduce_max,
     "max_pool": _max_pool,
     "softmax": _softmax,
+    "argmax": _argmax,
+    "top_k": _top_k,
 }

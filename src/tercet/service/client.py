@@ -6,14 +6,15 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tercet.crypto.identity import Identity
 from tercet.crypto.prg import fresh
-from tercet.errors import InputError, IntegrityError, NotFoundError, RangeError
+from tercet.errors import InputError, IntegrityError, NotFoundError, RangeError, RefusedError
+from tercet.program.serving import Mode, Release
 from tercet.program.types import Shape, bind_shape, format_dim
 from tercet.protocol.replicated.sharing import Summand, combine, deal
 from tercet.ring.fixed import decode, encode
@@ -51,6 +52,24 @@ class RequestCost:
     upload_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """The classes that score highest, the highest first; the lower index first among equals.
+
+    ``indices`` int64 and ``scores`` float32, both of shape (rows, ..., k).
+    """
+
+    indices: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.indices)
+
+
+Prediction: TypeAlias = NDArray[Any] | TopK
+
+
 class Client:
     """Asks models that three workers hold in shares. One thread at a time.
 
@@ -84,21 +103,21 @@ class Client:
         answers = self._connection.ask_all(
             "/v1/describe", [Describe(name)] * WORKERS, Description, DESCRIBE_TIMEOUT
         )
-        if len({(a.id, a.program_digest, a.input_shape, a.output_shape) for a in answers}) != 1:
+        told = {(a.id, a.program_digest, a.input_shape, a.output_shape, a.policy) for a in answers}
+        if len(told) != 1:
             raise IntegrityError(
                 f"the workers hold different models under {name!r}",
-                "Its owner should remove and share it again",
+                "Its owner should serve or share it again",
             )
         self._known[name] = answers[0]
         return answers[0]
 
-    def predict(
-        self, name: str, inputs: ArrayLike, *, accept_guard: bool = False
-    ) -> NDArray[np.float32]:
+    def predict(self, name: str, inputs: ArrayLike, *, accept_guard: bool = False) -> Prediction:
         """Return the model's outputs for ``inputs``, which no worker sees.
 
         Args:
-            name: the model, or ``owner/name``.
+            name: the model; ``owner/name`` if several owners use the name, ``name@2`` for a
+                version other than the latest that is served.
             inputs: real numbers of shape (rows, ...) as the model takes them; any float or
                 integer type.
             accept_guard: let a guarded model open one bit a row to this client, whether a value
@@ -106,7 +125,8 @@ class Client:
                 others whether a prediction failed by it.
 
         Returns:
-            float32 array of shape (rows, ...).
+            By the model's policy: float32 scores of shape (rows, ...), or int64 indices of shape
+            (rows, ...) with mode ``argmax``, or a ``TopK``.
 
         Raises:
             InputError: for a wrong shape, type or value, or a guard that was not accepted; nothing
@@ -120,10 +140,10 @@ class Client:
         known = self._known.get(name)
         try:
             return self._predict(known or self.describe(name), name, inputs, accept_guard, started)
-        except NotFoundError:
-            if known is None or self.describe(name).id == known.id:
+        except (NotFoundError, RefusedError, IntegrityError):
+            if known is None or _same(self.describe(name), known):
                 raise
-        # The model was removed and shared again since this client met it.
+        # The model has another version or policy than when this client met it.
         return self._predict(self._known[name], name, inputs, accept_guard, started)
 
     def _predict(
@@ -133,7 +153,7 @@ class Client:
         inputs: ArrayLike,
         accept_guard: bool,
         started: float,
-    ) -> NDArray[np.float32]:
+    ) -> Prediction:
         if model.guarded and not accept_guard:
             raise InputError(
                 f"model {name!r} is guarded: each row's answer comes with one bit, whether a value "
@@ -165,8 +185,8 @@ class Client:
         if model.guarded:
             output, flags = output[:, :-1], output[:, -1]
             check_flags(flags)
-        shape = bind_shape(model.output_shape, len(output))
-        return output.reshape(shape).astype(np.float32)
+        output = output.reshape(bind_shape(model.output_shape, len(output)))
+        return _present(output, model.policy.release)
 
 
 def check_flags(flags: NDArray[np.float64]) -> None:
@@ -183,6 +203,26 @@ def check_flags(flags: NDArray[np.float64]) -> None:
             "The input differs from the sample that the owner gave: check its scale (pixels to "
             "[0, 1], say), or ask the owner to share the model with a wider sample",
         )
+
+
+def _present(values: NDArray[np.float64], release: Release) -> Prediction:
+    """Return what was released as the policy means it."""
+    if release.mode is Mode.ARGMAX:
+        return values.astype(np.int64)
+    if release.mode is Mode.TOP_K:
+        scores = _rounded(values[..., 1], release)
+        return TopK(values[..., 0].astype(np.int64), scores)
+    return _rounded(values, release)
+
+
+def _rounded(scores: NDArray[np.float64], release: Release) -> NDArray[np.float32]:
+    if release.decimals is not None:  # for the eye: what was cut off is not there
+        scores = np.round(scores, release.decimals)
+    return scores.astype(np.float32)
+
+
+def _same(a: Description, b: Description) -> bool:
+    return (a.id, a.program_digest) == (b.id, b.program_digest)
 
 
 def check_input(inputs: ArrayLike, shape: Shape, name: str) -> NDArray[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -65,7 +65,9 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One worker's own settings. Paths are relative to the file's folder.
 
-    ``owners`` and ``clients`` are certificate files of those who may share models and ask them.
+    ``owners``, ``clients`` and ``operators`` are certificate files, or folders of them, of those
+    who may share models, ask them, and read health and metrics. They are read again when they
+    change. ``log`` is the style of log lines; ``max_queue`` how many requests may be under way.
     """
 
     name: str
@@ -75,6 +77,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state: str
     owners: list[str] = []
     clients: list[str] = []
+    operators: list[str] = []
+    log: Literal["text", "json"] = "text"
+    max_queue: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 512
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -119,15 +124,18 @@ def load_worker(path: str | Path) -> WorkerConfig:
         state=absolute(config.state),
         owners=[absolute(p) for p in config.owners],
         clients=[absolute(p) for p in config.clients],
+        operators=[absolute(p) for p in config.operators],
     )
 
 
 def write_toml(path: Path, config: Any) -> None:
-    """Write a configuration structure as TOML (strings, lists and tables of them)."""
+    """Write a configuration structure as TOML (strings, whole numbers, lists and tables)."""
 
     def value(v: Any) -> str:
         if isinstance(v, list):
             return "[" + ", ".join(value(x) for x in v) + "]"
+        if isinstance(v, int):
+            return str(v)
         return '"' + str(v).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
     lines: list[str] = []

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -27,7 +28,9 @@ from tercet.protocol.base import Share
 from tercet.runtime.batch import run_batch
 from tercet.runtime.session import Session
 from tercet.service.failures import to_failure
+from tercet.service.logs import Style, set_up_logging
 from tercet.service.messages import (
+    Cancel,
     Command,
     Done,
     Event,
@@ -40,7 +43,7 @@ from tercet.service.messages import (
     encode,
 )
 from tercet.service.pipe import read_message, write_message
-from tercet.service.registry import load_shares
+from tercet.service.shares import load_shares
 
 _log = logging.getLogger("tercet.dataplane")
 
@@ -67,6 +70,16 @@ class Setup(msgspec.Struct, frozen=True):
     key: str
     peers: list[Peer]
     listen_fd: int
+    log: Style = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A model as it is served, its digest, and the value of each input but the client's."""
+
+    program: Program
+    digest: str
+    shares: dict[str, Share | NDArray[np.uint64]]
 
 
 class DataPlane:
@@ -74,8 +87,9 @@ class DataPlane:
 
     def __init__(self, setup: Setup, transport: TlsTransport) -> None:
         self._name = setup.name
+        self._index = setup.index
         self._transport = transport
-        self._models: dict[bytes, tuple[Program, dict[str, Share | NDArray[np.uint64]]]] = {}
+        self._models: dict[bytes, _Held] = {}
         self._lock = threading.Lock()
         self._output = os.fdopen(os.dup(1), "wb")
         # Nothing else may write where the control process reads messages.
@@ -90,6 +104,8 @@ class DataPlane:
                 self._tell(self._load(command))
             elif isinstance(command, Unload):
                 self._models.pop(command.model, None)
+            elif isinstance(command, Cancel):
+                self._cancel(command)
             else:
                 self._tell(self._run(command))
 
@@ -97,9 +113,18 @@ class DataPlane:
         try:
             program = decode_program(command.program)
             verify_release(program)
-            self._models[command.model] = (program, load_shares(Path(command.path), program))
+            held = self._models.get(command.model)
+            if held is not None:  # its owner changed the policy: the shares are the same
+                shares = held.shares
+            else:
+                path, index = Path(command.path), self._index
+                shares = load_shares(path, command.model, index, program, command.digests)
+            self._models[command.model] = _Held(program, program.digest(), shares)
         except TercetError as error:
             _log.error("model %s: %s", command.model.hex()[:8], error)
+            return Loaded(command.model, to_failure(error))
+        except Exception as error:  # a fault of this model must not end the worker
+            _log.exception("model %s", command.model.hex()[:8])
             return Loaded(command.model, to_failure(error))
         return Loaded(command.model)
 
@@ -109,8 +134,12 @@ class DataPlane:
             try:
                 if job.model not in self._models:
                     raise WorkerError("the model's shares are not loaded", "See the worker's log")
-                program, model = self._models[job.model]
-                parts, measure = run_batch(session, program, model, job.requests, MESSAGE_TIMEOUT)
+                held = self._models[job.model]
+                if held.digest != job.digest:
+                    raise WorkerError("the model's policy changed meanwhile", "Ask again")
+                parts, measure = run_batch(
+                    session, held.program, held.shares, job.requests, MESSAGE_TIMEOUT
+                )
             except BaseException as error:
                 session.abort(f"{type(error).__name__} at {self._name}")
                 raise
@@ -123,6 +152,15 @@ class DataPlane:
             _log.exception("job %d failed", job.number)
             return Failed(job.number, to_failure(error))
         return Done(job.number, parts, measure.seconds, measure.bytes_sent, measure.rounds)
+
+    def _cancel(self, job: Cancel) -> None:
+        """End a session that the peers may have begun, without a message of the protocol."""
+        try:
+            session = Session(self._transport, job.nonces, job.digest)
+            session.abort(f"{self._name}: {job.reason}")
+            session.close()
+        except TercetError as error:
+            _log.warning("a job could not be cancelled: %s", error)
 
     def _tell(self, event: Event) -> None:
         with self._lock:
@@ -144,11 +182,11 @@ class DataPlane:
 
 def main() -> None:
     """Run the data-plane process."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     message = read_message(sys.stdin.buffer)
     if message is None:
         return
     setup = msgspec.msgpack.decode(message, type=Setup)
+    set_up_logging(setup.log, setup.name)
     transport = TlsTransport(
         setup.index,
         Identity.load(setup.certificate, setup.key),

@@ -174,7 +174,7 @@ def _models(states: Sequence[Status]) -> Iterator[Check]:
         return
     for key, model in sorted(keys.items(), key=lambda item: (item[1].owner, item[1].name)):
         holders = [s.name for s in states if key in {_key(m) for m in s.models}]
-        name = f"{model.owner}/{model.name}"
+        name = model.full_name
         if len(holders) == len(states):
             told = f"{name}: program {model.program_digest[:16]} at {', '.join(holders)}"
             yield Check("models", "", True, told)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from aiohttp import web
 
 from tercet.crypto.identity import PublicIdentity
-from tercet.errors import RefusedError, SecurityError, TercetError
+from tercet.errors import BusyError, RefusedError, SecurityError, TercetError
 from tercet.net.tls import peer_identity
 from tercet.service.calls import PATH as CALLS_PATH
 from tercet.service.calls import SOCKETS, answer_calls, close_calls
@@ -23,7 +23,9 @@ from tercet.service.messages import (
     decode,
     encode,
 )
+from tercet.service.metrics import METRICS_TYPE
 from tercet.service.peers import PATH
+from tercet.service.roster import Lists
 from tercet.service.worker import Worker
 
 _log = logging.getLogger("tercet.worker")
@@ -38,22 +40,35 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Gate:
-    """Who may ask for what: the workers, the accepted owners and the accepted clients."""
+    """Who may ask for what: workers, owners, clients and operators, as they stand now.
 
-    def __init__(
-        self,
-        workers: Sequence[PublicIdentity],
-        owners: Sequence[PublicIdentity],
-        clients: Sequence[PublicIdentity],
-    ) -> None:
+    Asked at each request, so that an identity that is taken off the lists is refused at its next
+    request also on a connection that stands.
+    """
+
+    def __init__(self, workers: Sequence[PublicIdentity], lists: Lists) -> None:
         self.workers = list(workers)
-        self.owners = list(owners)
-        self.clients = list(clients)
+        self.lists = lists
+
+    @property
+    def owners(self) -> list[PublicIdentity]:
+        """Those who may share, serve, stop and remove models."""
+        return self.lists.owners
+
+    @property
+    def clients(self) -> list[PublicIdentity]:
+        """Those who may ask."""
+        return self.lists.clients
+
+    @property
+    def watchers(self) -> list[PublicIdentity]:
+        """Those who may read health and metrics."""
+        return [*self.workers, *self.owners, *self.lists.operators]
 
     @property
     def all(self) -> list[PublicIdentity]:
         """Everybody that TLS should let in."""
-        return list(dict.fromkeys((*self.workers, *self.owners, *self.clients)))
+        return list(dict.fromkeys((*self.watchers, *self.clients)))
 
     def caller(self, request: web.Request, role: Sequence[PublicIdentity]) -> PublicIdentity:
         """Return who is asking, if it is one of ``role``.
@@ -72,30 +87,34 @@ def application(worker: Worker, gate: Gate) -> web.Application:
     """Return the application of one worker."""
 
     async def status(request: web.Request) -> object:
-        gate.caller(request, gate.all)
-        return worker.status()
+        return worker.status(gate.caller(request, gate.all).fingerprint)
 
     async def probe(request: web.Request) -> object:
         gate.caller(request, gate.all)
         return len(await _body(request, MAX_PROBE))
 
     async def describe(request: web.Request) -> object:
-        gate.caller(request, [*gate.clients, *gate.owners])
-        return worker.describe(decode(await _body(request, MAX_SMALL), Describe).name)
+        reader = gate.caller(request, [*gate.clients, *gate.owners]).fingerprint
+        return worker.describe(decode(await _body(request, MAX_SMALL), Describe).name, reader)
+
+    async def version(request: web.Request) -> object:
+        owner = gate.caller(request, gate.owners)
+        name = decode(await _body(request, MAX_SMALL), Describe).name
+        return worker.ownership.next_version(owner, name)
 
     async def prepare(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
         body = await _body(request, MAX_MODEL)
-        await worker.prepare(owner, await asyncio.to_thread(decode, body, Prepare))
+        await worker.ownership.prepare(owner, await asyncio.to_thread(decode, body, Prepare))
         return None
 
     async def commit(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        return worker.commit(owner, decode(await _body(request, MAX_SMALL), Commit).id)
+        return worker.ownership.commit(owner, decode(await _body(request, MAX_SMALL), Commit).id)
 
     async def change(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        return await worker.change(owner, decode(await _body(request, MAX_SMALL), Change))
+        return await worker.ownership.change(owner, decode(await _body(request, MAX_SMALL), Change))
 
     async def calls(request: web.Request) -> web.StreamResponse:
         async def predict(body: bytes) -> object:
@@ -111,15 +130,41 @@ def application(worker: Worker, gate: Gate) -> web.Application:
             raise RefusedError("the lower index dials", "Give everybody the same cluster.toml")
         return await worker.links.accept(index, request)
 
+    async def healthy(request: web.Request) -> web.StreamResponse:
+        gate.caller(request, gate.watchers)
+        return web.Response(text="ok\n")
+
+    async def ready(request: web.Request) -> web.StreamResponse:
+        gate.caller(request, gate.watchers)
+        waits = worker.waits()
+        text = f"waits for {', '.join(waits)}\n" if waits else "ready\n"
+        return web.Response(text=text, status=503 if waits else 200)
+
+    async def scrape(request: web.Request) -> web.StreamResponse:
+        gate.caller(request, gate.watchers)
+        return web.Response(body=worker.show_metrics(), headers={"Content-Type": METRICS_TYPE})
+
+    async def metrics(request: web.Request) -> object:
+        gate.caller(request, gate.watchers)
+        return worker.show_metrics().decode()
+
     app = web.Application(client_max_size=MAX_MODEL, middlewares=[_errors])
     app[SOCKETS] = set()
     app.on_shutdown.append(close_calls)
-    app.router.add_get(PATH, peer)
-    app.router.add_get(CALLS_PATH, calls)
+    for path, answer in (
+        (PATH, peer),
+        (CALLS_PATH, calls),
+        ("/healthz", healthy),
+        ("/readyz", ready),
+        ("/metrics", scrape),
+    ):
+        app.router.add_get(path, answer)
     for path, handler in (
         ("/v1/status", status),
         ("/v1/probe", probe),
+        ("/v1/metrics", metrics),
         ("/v1/describe", describe),
+        ("/v1/share/version", version),
         ("/v1/share/prepare", prepare),
         ("/v1/share/commit", commit),
         ("/v1/change", change),
@@ -153,6 +198,7 @@ def _reply(handler: Callable[[web.Request], Awaitable[object]]) -> Handler:
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn every exception into a ``Failure``; nothing else of it leaves the process."""
+    headers = {}
     try:
         return await handler(request)
     except (web.HTTPException, asyncio.CancelledError):
@@ -160,9 +206,14 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except TercetError as error:
         _log.info("refused %s: %s", request.path, error.message)
         failure = to_failure(error)
+        if isinstance(error, BusyError):
+            headers["Retry-After"] = str(error.seconds)
     except Exception as error:  # whatever it is, the caller must get an answer
         _log.exception("error in %s", request.path)
         failure = to_failure(error)
     return web.Response(
-        status=http_status(failure), body=encode(failure), content_type="application/msgpack"
+        status=http_status(failure),
+        body=encode(failure),
+        content_type="application/msgpack",
+        headers=headers,
     )

@@ -6,25 +6,71 @@ All of it travels as msgpack inside mutual TLS and is validated on arrival. Shar
 
 from __future__ import annotations
 
+import re
 from typing import TypeVar
 
 import msgspec
 
-from tercet.errors import WorkerError
+from tercet.errors import RefusedError, WorkerError
+from tercet.program.serving import Release
 from tercet.program.types import Shape
 from tercet.protocol.replicated.sharing import OutputPart, Summand
 
 T = TypeVar("T")
 
 REQUEST_ID_BYTES = 16
+#: Rows of one request.
+MAX_ROWS = 65_536
+#: Clients that one policy may name.
+MAX_CLIENTS = 500
+_FINGERPRINT = re.compile("[0-9a-f]{64}")
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """What a model's owner allows: whole requests and rows in all; ``None`` is no limit."""
+    """What a model's owner allows; ``None`` is no limit.
+
+    Attributes:
+        serving: whether requests are answered at all.
+        max_requests: whole requests in all.
+        max_rows: rows in all.
+        expires: seconds since the epoch (UTC) from which nothing is accepted any more.
+        clients: fingerprints of those who may ask, of the clients that a worker accepts.
+        max_rate: requests a minute of one client.
+        release: what is done to inputs and scores, under sharing.
+    """
 
     serving: bool = False
     max_requests: int | None = None
     max_rows: int | None = None
+    expires: float | None = None
+    clients: tuple[str, ...] | None = None
+    max_rate: int | None = None
+    release: Release = Release()
+
+    def check(self) -> None:
+        """Refuse what makes no sense for any model.
+
+        Raises:
+            RefusedError: naming the limit.
+            InputError: naming the setting of ``release``.
+        """
+        for limit in (self.max_requests, self.max_rows, self.max_rate):
+            if limit is not None and not 1 <= limit < 1 << 53:
+                raise RefusedError(f"a limit of {limit}", "Limits are at least 1")
+        if self.clients is not None:
+            if not 1 <= len(self.clients) <= MAX_CLIENTS:
+                raise RefusedError(
+                    f"a list of {len(self.clients)} clients", f"Name 1 to {MAX_CLIENTS}"
+                )
+            for fingerprint in self.clients:
+                if not _FINGERPRINT.fullmatch(fingerprint):
+                    raise RefusedError(
+                        "a client that is not a fingerprint of 64 hexadecimal digits",
+                        "`tercet keygen` prints it",
+                    )
+        if self.expires is not None and not 0 < self.expires < 1e12:
+            raise RefusedError("an expiry that is not a time", "Give seconds since the epoch")
+        self.release.check()
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -36,17 +82,18 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Prepare(msgspec.Struct, frozen=True):
-    """Owner: store my share of a model's weights, not yet visible under its name."""
+    """Owner: store my share of version ``version`` of ``name``, not yet visible."""
 
     id: bytes
     name: str
+    version: int
     program: bytes
     weights: tuple[Summand, Summand]
     public: dict[str, bytes] = {}
 
 
 class Commit(msgspec.Struct, frozen=True):
-    """Owner: the prepared model ``id`` stands under its name from now on."""
+    """Owner: the prepared model ``id`` stands under its name and version from now on."""
 
     id: bytes
 
@@ -54,7 +101,9 @@ class Commit(msgspec.Struct, frozen=True):
 class Change(msgspec.Struct, frozen=True):
     """Owner: serve ``name`` under ``policy``, with counts afresh; or ``stop`` or ``remove`` it.
 
-    The three workers compare it before they act, so that they keep the same policy.
+    ``name@version`` is that one. A bare name is the newest version to serve, every version that is
+    served to stop, every version to remove. The three workers compare it before they act, so that
+    they keep the same policy.
     """
 
     id: bytes
@@ -64,7 +113,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Describe(msgspec.Struct, frozen=True):
-    """Anyone accepted: what is ``name``?"""
+    """Anyone accepted: what is ``name``? For its owner also: which version comes next?"""
 
     name: str
 
@@ -75,10 +124,14 @@ class Description(msgspec.Struct, frozen=True):
     ``guarded``: with each row comes one bit, whether a value left its window.
     ``used`` counts are durable and start afresh with each policy. ``answered`` counts what this
     worker has answered since it started; ``running`` what it has counted and not answered yet.
+    ``program_digest`` and ``output_shape`` are those of the program that runs, as ``policy`` makes
+    it of the shared one. ``policy.clients`` names the reader alone unless it is the owner.
+    ``fault`` says why this worker cannot use its shares, if it cannot.
     """
 
     id: bytes
     name: str
+    version: int
     owner: str
     program_digest: str
     input_shape: Shape
@@ -88,8 +141,14 @@ class Description(msgspec.Struct, frozen=True):
     used_requests: int = 0
     used_rows: int = 0
     guarded: bool = False
+    fault: str = ""
     answered: int = 0
     running: int = 0
+
+    @property
+    def full_name(self) -> str:
+        """Return ``owner/name@version``."""
+        return f"{self.owner}/{self.name}@{self.version}"
 
 
 class Predict(msgspec.Struct, frozen=True):
@@ -157,18 +216,60 @@ class Accepted(msgspec.Struct, frozen=True, tag=True):
     ids: list[bytes]
 
 
-PeerMessage = Offer | Withdraw | Run | Accepted
+class Held(msgspec.Struct, frozen=True):
+    """A model as one worker holds it: ``change`` is the latest change of policy that it applied."""
+
+    id: bytes
+    committed: bool
+    digest: str
+    change: bytes
+    used_requests: int
+    used_rows: int
+
+
+class Inventory(msgspec.Struct, frozen=True, tag=True):
+    """All models that I hold, prepared ones too."""
+
+    models: list[Held]
+
+
+class CountedRequest(msgspec.Struct, frozen=True):
+    """A request that was counted for a model, by its client's fingerprint."""
+
+    id: bytes
+    client: str
+    rows: int
+
+
+class Counted(msgspec.Struct, frozen=True, tag=True):
+    """The latest requests that I counted for ``model`` since ``change``."""
+
+    model: bytes
+    change: bytes
+    requests: list[CountedRequest]
+
+
+PeerMessage = Offer | Withdraw | Run | Accepted | Inventory | Counted
 
 
 # Between the two processes of one worker.
 
 
+class ShareDigests(msgspec.Struct, frozen=True):
+    """SHA-256 of a stored sharing: of this worker's two summands and of the public arrays."""
+
+    first: bytes
+    second: bytes
+    public: bytes
+
+
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """Control: hold this model's shares (files as the registry wrote them)."""
+    """Control: run ``program`` on this model's shares, whose file must have these digests."""
 
     model: bytes
     program: bytes
     path: str
+    digests: ShareDigests
 
 
 class Unload(msgspec.Struct, frozen=True, tag=True):
@@ -185,6 +286,14 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     digest: str
     nonces: tuple[bytes, bytes, bytes]
     requests: list[tuple[int, tuple[Summand, Summand]]]
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True):
+    """Control: a job that the peers may have started will not run here: tell them at once."""
+
+    digest: str
+    nonces: tuple[bytes, bytes, bytes]
+    reason: str
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
@@ -217,7 +326,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     fault: Failure | None = None
 
 
-Command = Load | Unload | Job
+Command = Load | Unload | Job | Cancel
 Event = Done | Failed | Links | Loaded
 
 

@@ -19,6 +19,7 @@ from tercet.service.messages import (
     REQUEST_ID_BYTES,
     Change,
     Commit,
+    Describe,
     Description,
     Policy,
     Prepare,
@@ -46,11 +47,12 @@ class Owner:
     ) -> Description:
         """Share a lowered model: its weights leave this process only as shares.
 
-        Prepare, then commit: until all three workers hold it, none shows it.
+        Under a name that exists this makes the next version beside the earlier ones. Prepare,
+        then commit: until all three workers hold it, none shows it.
 
         Raises:
             InputError: if a weight is out of the fixed-point range; names it.
-            RefusedError: if the name is in use, or this identity is not an owner there.
+            RefusedError: if this identity is not an owner there.
             TransportError: if a worker cannot be reached.
         """
         words = {}
@@ -72,7 +74,10 @@ class Owner:
             "": np.zeros(1, np.uint64)
         }
         model, text = fresh(REQUEST_ID_BYTES), encode(program)
-        bodies = [Prepare(model, name, text, pair, public) for pair in deal(secret)]
+        version = max(
+            self._connection.ask_all("/v1/share/version", [Describe(name)] * WORKERS, int, _TIMEOUT)
+        )
+        bodies = [Prepare(model, name, version, text, pair, public) for pair in deal(secret)]
         self._connection.ask_all("/v1/share/prepare", bodies, type(None), _SHARE_TIMEOUT)
         return self._all("/v1/share/commit", Commit(model))
 

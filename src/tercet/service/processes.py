@@ -19,7 +19,7 @@ from tercet.service.owner import Owner
 CLUSTER_FILE = "cluster.toml"
 
 _START_TIMEOUT = 30.0
-_STOP_TIMEOUT = 10.0
+_STOP_TIMEOUT = 15.0
 _POLL = 0.05
 
 

@@ -2,193 +2,188 @@
 
 The folder is private to the worker's user (mode 0700). Counts are committed, with the request's
 id, before the first protocol message of a request; a request id counts once and for all.
+
+What all three workers must do alike is written down first and done second: a model is *prepared*,
+then committed; a change of policy is *proposed*, then applied. ``reconcile`` brings a worker that
+was killed in between into line with the others.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+import msgspec
 
-from tercet.errors import ConfigError, NotFoundError, RefusedError, WorkerError
-from tercet.program.program import Program, Role
+from tercet.errors import ConfigError, NotFoundError, RefusedError
+from tercet.program.program import Program, encode
+from tercet.program.serving import Release, serving_program
 from tercet.program.verify import decode
-from tercet.protocol.base import Share
-from tercet.protocol.replicated.sharing import Summand, expand
-from tercet.service.messages import Description, Policy
+from tercet.service import audit, counts, proposals
+from tercet.service.audit import Event
+from tercet.service.counts import Request
+from tercet.service.database import open_database, transaction
+from tercet.service.messages import Change, Policy, ShareDigests
+from tercet.service.model import Model
+from tercet.service.proposals import Proposal
+from tercet.service.shares import SUFFIX
 
-FORMAT_VERSION = 1
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS models (
-    id BLOB PRIMARY KEY, name TEXT NOT NULL, owner TEXT NOT NULL, owner_key TEXT NOT NULL,
-    program BLOB NOT NULL, digest TEXT NOT NULL, created REAL NOT NULL, committed INTEGER NOT NULL,
-    serving INTEGER NOT NULL DEFAULT 0, max_requests INTEGER, max_rows INTEGER,
-    used_requests INTEGER NOT NULL DEFAULT 0, used_rows INTEGER NOT NULL DEFAULT 0);
-CREATE UNIQUE INDEX IF NOT EXISTS names ON models (owner_key, name) WHERE committed;
-CREATE TABLE IF NOT EXISTS requests (
-    id BLOB PRIMARY KEY, model BLOB NOT NULL, client TEXT NOT NULL, rows INTEGER NOT NULL,
-    time REAL NOT NULL);
-"""
+#: Models of all owners and versions together.
+MAX_MODELS = 4096
+#: Seconds after which a prepared model is not committed any more, and after which it is dropped
+#: if no worker has committed it: apart, so that no clock makes one drop what another commits.
+COMMIT_SECONDS = 300.0
+DROP_SECONDS = 900.0
+#: Events that wait for the next transaction.
+_MAX_NOTES = 10_000
 _COLUMNS = (
-    "id, name, owner, owner_key, program, digest, serving, max_requests, max_rows, "
-    "used_requests, used_rows"
+    "id, name, version, owner, owner_key, policy, change, committed, created, used_requests, "
+    "used_rows, first, second, public"
 )
 
 
-class Model:
-    """A model as the registry holds it, without its shares."""
-
-    def __init__(self, row: tuple[object, ...]) -> None:
-        (id_, name, owner, owner_key, program, digest, serving, requests, rows, used, used_rows) = (
-            row
-        )
-        assert isinstance(id_, bytes)
-        assert isinstance(program, bytes)
-        self.id = id_
-        self.name, self.owner, self.owner_key = str(name), str(owner), str(owner_key)
-        self.program_bytes = program
-        self.digest = str(digest)
-        self.policy = Policy(bool(serving), _optional_int(requests), _optional_int(rows))
-        self.used_requests, self.used_rows = _optional_int(used) or 0, _optional_int(used_rows) or 0
-
-    def describe(self) -> Description:
-        """Return what clients may know."""
-        program = decode(self.program_bytes)
-        return Description(
-            self.id,
-            self.name,
-            self.owner,
-            self.digest,
-            program.input_shape(),
-            program.output_shape(),
-            program.scale,
-            self.policy,
-            self.used_requests,
-            self.used_rows,
-            program.guarded,
-        )
-
-
 class Registry:
-    """The durable state of one worker. All of it but ``write_shares`` belongs to one thread.
+    """The durable state of one worker. It belongs to one thread.
+
+    Args:
+        folder: the worker's state folder.
+        changed: called after every change that the other workers should hear of.
 
     Raises:
         ConfigError: if the folder cannot be used.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, changed: Callable[[], None] = lambda: None) -> None:
+        self._db = open_database(folder)
+        self._files = folder / "models"
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.chmod(folder, 0o700)
-            (folder / "models").mkdir(exist_ok=True, mode=0o700)
-            self._db = sqlite3.connect(folder / "registry.db")
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            raise ConfigError(
-                f"cannot use {folder} as a worker's state: {error}", "Check its owner and the disk"
-            ) from None
-        self._folder = folder
+            self._files.mkdir(exist_ok=True, mode=0o700)
+        except OSError as error:
+            self._db.close()
+            raise ConfigError(f"cannot use {self._files}: {error}", "Check its owner") from None
+        self._changed = changed
         self._known: dict[bytes, Model] = {}  # what the database holds, until the next change
-        self._drop_uncommitted()
+        self._programs: dict[tuple[bytes, Release], tuple[Program, bytes, str]] = {}
+        self._notes: deque[Event] = deque(maxlen=_MAX_NOTES)
+        known = {self.path(m.id) for m in self.models(prepared=True)}
+        for file in self._files.iterdir():
+            if file not in known:
+                file.unlink()
 
     def close(self) -> None:
-        """Close the database."""
+        """Write what waits and close the database."""
+        with contextlib.suppress(Exception):
+            self.flush()
         self._db.close()
 
     def path(self, model: bytes) -> Path:
         """Return the file of a model's shares."""
-        return self._folder / "models" / f"{model.hex()}.safetensors"
+        return self._files / f"{model.hex()}{SUFFIX}"
 
-    def write_shares(
-        self, model: bytes, weights: tuple[Summand, Summand], public: Mapping[str, bytes]
-    ) -> None:
-        """Write a model's shares to its file, durably. May run in a thread of its own.
+    # Models: prepare, then commit.
+
+    def next_version(self, name: str, owner_key: str) -> int:
+        """Return the version that the next model of this name gets: none is used twice."""
+        row = self._db.execute(
+            "SELECT latest FROM versions WHERE owner_key = ? AND name = ?", (owner_key, name)
+        ).fetchone()
+        return 1 + (row[0] if row else 0)
+
+    def check_new(self, name: str, version: int, owner_key: str) -> None:
+        """Refuse a version that is taken, and a model beyond the limit.
 
         Raises:
-            RefusedError: if there is such a file.
-            WorkerError: if the disk refuses.
+            RefusedError: with what to do.
         """
-        final = self.path(model)
-        if final.exists():
-            raise RefusedError("a model with this id is there", "Share it under a new id")
-        arrays: dict[str, NDArray[np.uint8]] = {}
-        for position, summand in enumerate(weights):
-            if summand.seed:
-                arrays[f"{position}:seed"] = np.frombuffer(summand.seed, np.uint8)
-            for key, data in summand.arrays.items():
-                arrays[f"{position}:array:{key}"] = np.frombuffer(data, np.uint8)
-        for key, data in public.items():
-            arrays[f"public:{key}"] = np.frombuffer(data, np.uint8)
-        partial = final.with_suffix(".partial")
-        try:
-            save_file(arrays, partial, metadata={"format": str(FORMAT_VERSION)})
-            os.chmod(partial, 0o600)
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(partial, final)
-        except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
-            raise WorkerError(f"cannot store the model: {error}", "See the worker's disk") from None
+        if version < self.next_version(name, owner_key) or version >= 1 << 31:
+            raise RefusedError(f"{name}@{version} of yours is already shared", "Share it again")
+        (count,) = self._db.execute("SELECT count(*) FROM models").fetchone()
+        if count >= MAX_MODELS:
+            raise RefusedError(f"{count} models are shared here", "Remove one first")
 
-    def prepare(self, model: bytes, name: str, owner: tuple[str, str], program: bytes) -> None:
-        """Enter a model whose shares are written; its name stands only after ``commit``.
+    def prepare(
+        self,
+        model: bytes,
+        name: str,
+        version: int,
+        owner: tuple[str, str],
+        program: bytes,
+        digests: ShareDigests,
+    ) -> None:
+        """Enter a model whose shares are written; it is seen only after ``commit``.
 
         Args:
             model: its id.
             name: the name that its owner gave it.
+            version: its version under this name.
             owner: name and fingerprint of the owner.
             program: the verified program, encoded.
+            digests: of its shares.
 
         Raises:
-            RefusedError: if the owner has a model of that name.
-        """
-        taken = self._db.execute(
-            "SELECT 1 FROM models WHERE committed AND name = ? AND owner_key = ?",
-            (name, owner[1]),
-        ).fetchone()
-        if taken:
-            self.path(model).unlink(missing_ok=True)
-            raise RefusedError(
-                f"a model {name!r} of yours is already shared",
-                "Remove it first, or choose another name",
-            )
-        digest = decode(program).digest()
-        with self._transaction():
-            self._db.execute(
-                "INSERT INTO models (id, name, owner, owner_key, program, digest, created, "
-                "committed) VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
-                (model, name, *owner, program, digest, time.time()),
-            )
-
-    def commit(self, model: bytes, owner_key: str) -> Model:
-        """Make a prepared model visible under its name.
-
-        Raises:
-            NotFoundError: if it was not prepared by this owner.
-            RefusedError: if the name has been taken meanwhile.
+            RefusedError: if the version is taken.
         """
         try:
+            self.check_new(name, version, owner[1])
             with self._transaction():
-                changed = self._db.execute(
-                    "UPDATE models SET committed = 1 WHERE id = ? AND owner_key = ?",
-                    (model, owner_key),
-                ).rowcount
-        except sqlite3.IntegrityError:
-            raise RefusedError("the name was taken meanwhile", "Choose another name") from None
-        if not changed:
+                self._db.execute(
+                    "INSERT INTO models (id, name, version, owner, owner_key, program, first, "
+                    "second, public, created, committed, policy, change) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
+                    (
+                        model, name, version, *owner, program, digests.first, digests.second,
+                        digests.public, time.time(), msgspec.msgpack.encode(Policy()), b"",
+                    ),
+                )  # fmt: skip
+                self._db.execute(
+                    "INSERT INTO versions VALUES (?, ?, ?) "
+                    "ON CONFLICT DO UPDATE SET latest = excluded.latest",
+                    (owner[1], name, version),
+                )
+        except Exception:
+            self.path(model).unlink(missing_ok=True)
+            raise
+        self._changed()
+
+    def commit(self, model: bytes, owner_key: str) -> Model:
+        """Make a prepared model visible, as its owner asks; harmless if it is.
+
+        Raises:
+            NotFoundError: if it was not prepared by this owner, or too long ago.
+        """
+        found = self._find(model)
+        if (
+            found is None
+            or found.owner_key != owner_key
+            or (not found.committed and time.time() > found.created + COMMIT_SECONDS)
+        ):
+            raise NotFoundError("no such model was prepared lately", "Share it again")
+        return self.commit_too(model)
+
+    def commit_too(self, model: bytes) -> Model:
+        """Make a prepared model visible because another worker did."""
+        found = self._find(model)
+        if found is None:
             raise NotFoundError("no such model was prepared", "Share it again")
+        if not found.committed:
+            with self._transaction():
+                self._db.execute("UPDATE models SET committed = 1 WHERE id = ?", (model,))
+                self._enter(found, "share", (found.owner, found.owner_key))
+            self._changed()
         return self.by_id(model)
+
+    def drop(self, model: bytes) -> None:
+        """Forget a model that was prepared and never committed."""
+        with self._transaction():
+            self._db.execute("DELETE FROM models WHERE id = ? AND NOT committed", (model,))
+        self.path(model).unlink(missing_ok=True)
+        self._changed()
+
+    # Looking up.
 
     def by_id(self, model: bytes) -> Model:
         """Return a committed model.
@@ -197,120 +192,134 @@ class Registry:
             NotFoundError: if there is none of that id.
         """
         if model not in self._known:
-            row = self._db.execute(
-                f"SELECT {_COLUMNS} FROM models WHERE id = ? AND committed",  # noqa: S608
-                (model,),
-            ).fetchone()
-            if row is None:
+            found = self._find(model)
+            if found is None or not found.committed:
                 raise NotFoundError("the model is not shared here", "It may have been removed")
-            self._known[model] = Model(row)
+            self._known[model] = found
         return self._known[model]
 
-    def by_name(self, name: str, owner_key: str | None = None) -> Model:
-        """Return the committed model ``name`` or ``owner/name``.
+    def by_name(self, name: str) -> Model:
+        """Return the committed model ``name``, ``owner/name`` or either with ``@version``.
+
+        Without a version: the latest that is served, or the latest if none is.
 
         Raises:
             NotFoundError: if there is none, or more than one owner has that name.
         """
-        owner, slash, bare = name.rpartition("/")
-        models = [m for m in self.models() if m.name == bare and (not slash or m.owner == owner)]
-        if owner_key is not None:
-            models = [m for m in models if m.owner_key == owner_key]
-        if not models:
-            raise NotFoundError(
-                f"no model {name!r} is shared here", "`tercet status` lists what there is"
-            )
-        if len(models) > 1:
-            owners = ", ".join(sorted(f"{m.owner}/{m.name}" for m in models))
+        owner, slash, rest = name.rpartition("/")
+        found = [m for m in self._named(rest) if not slash or m.owner == owner]
+        if not found:
+            raise _unknown(name)
+        if len({m.owner_key for m in found}) > 1:
+            owners = ", ".join(sorted({f"{m.owner}/{m.name}" for m in found}))
             raise NotFoundError(f"several models are called {name!r}", f"Name one of {owners}")
-        return models[0]
+        return max(found, key=lambda m: (m.policy.serving, m.version))
 
-    def models(self) -> list[Model]:
-        """Return all committed models, by age."""
-        rows = self._db.execute(
-            f"SELECT {_COLUMNS} FROM models WHERE committed ORDER BY created"  # noqa: S608
-        )
-        return [Model(r) for r in rows]
+    def shared_program(self, model: bytes) -> Program:
+        """Return the program as its owner shared it."""
+        (stored,) = self._db.execute("SELECT program FROM models WHERE id = ?", (model,)).fetchone()
+        return decode(stored)
 
-    def set_policy(self, model: bytes, policy: Policy) -> None:
-        """Set a model's policy and start its counts at 0."""
+    def models(self, prepared: bool = False) -> list[Model]:
+        """Return all committed models by age, with ``prepared`` those too that are not."""
+        rows = self._db.execute(f"SELECT {_COLUMNS} FROM models ORDER BY created")  # noqa: S608
+        return [m for m in map(self._model, rows.fetchall()) if prepared or m.committed]
+
+    # Changes of policy: propose, then apply.
+
+    def select(self, asked: Change, owner_key: str) -> list[Model]:
+        """Return the models of an owner that a change is about (see ``Change``).
+
+        Raises:
+            NotFoundError: if there is none.
+        """
+        bare = asked.name.rpartition("/")[2]
+        found = [m for m in self._named(bare) if m.owner_key == owner_key]
+        if not found:
+            raise _unknown(asked.name)
+        if asked.remove:
+            return sorted(found, key=lambda m: m.version)
+        newest = max(found, key=lambda m: m.version)
+        if asked.policy is not None:
+            return [newest]
+        return [m for m in found if m.policy.serving] or [newest]
+
+    def propose(self, asked: Change, models: Sequence[Model], owner: tuple[str, str]) -> None:
+        """Write down a change before it is compared with the other workers."""
         with self._transaction():
-            self._db.execute(
-                "UPDATE models SET serving = ?, max_requests = ?, max_rows = ?, "
-                "used_requests = 0, used_rows = 0 WHERE id = ?",
-                (policy.serving, policy.max_requests, policy.max_rows, model),
-            )
+            proposals.write(self._db, asked, models, owner)
 
-    def stop(self, model: bytes) -> None:
-        """Stop serving a model; its counts stay."""
+    def proposals(self) -> list[Proposal]:
+        """Return the changes that are written down and not applied, by age."""
+        return proposals.read(self._db)
+
+    def apply(self, change: bytes) -> list[bytes]:
+        """Apply a proposed change and return the ids of its models. Counts start at 0 to serve."""
+        proposal = next((p for p in self.proposals() if p.id == change), None)
+        if proposal is None:
+            return []
+        targets = [m for m in map(self._find, proposal.models) if m is not None]
         with self._transaction():
-            self._db.execute("UPDATE models SET serving = 0 WHERE id = ?", (model,))
+            for model in targets:
+                action, detail = proposals.carry_out(self._db, proposal, model)
+                self._enter(model, action, proposal.owner, detail)
+            proposals.forget(self._db, proposal)
+        if proposal.asked.remove:
+            for model in targets:
+                self._programs.pop((model.id, model.policy.release), None)
+                self.path(model.id).unlink(missing_ok=True)
+        self._changed()
+        return [m.id for m in targets]
 
-    def remove(self, model: bytes) -> None:
-        """Forget a model and delete its shares."""
+    def withdraw(self, change: bytes) -> None:
+        """Forget a proposed change."""
         with self._transaction():
-            self._db.execute("DELETE FROM models WHERE id = ?", (model,))
-        self.path(model).unlink(missing_ok=True)
+            self._db.execute("DELETE FROM changes WHERE id = ?", (change,))
 
-    def admit(self, request: bytes, model: Model, rows: int, ahead: Sequence[int] = ()) -> None:
+    # Counts.
+
+    def admit(
+        self, request: bytes, model: Model, client: str, rows: int, ahead: Sequence[int] = ()
+    ) -> None:
         """Say no to a request if it was counted before or the policy of ``model`` refuses it.
 
-        Args:
-            request: its id.
-            model: the model as it stands.
-            rows: rows of the request.
-            ahead: rows of requests of this model that are admitted but not counted yet.
+        Raises:
+            RefusedError: with the limit that was reached; for the arguments see ``Model.check``.
+        """
+        if counts.is_counted(self._db, request):
+            raise RefusedError(
+                "a request with this id was already answered", "Send a new request", "replay"
+            )
+        model.check(client, rows, ahead)
+
+    def count(self, requests: Sequence[Request], change: bytes, outcome: str = "counted") -> int:
+        """Count admitted requests of one model durably; return how many were not counted before.
 
         Raises:
-            RefusedError: with the limit that was reached.
+            StorageError: if the disk refuses; none is counted then.
         """
-        if self._db.execute("SELECT 1 FROM requests WHERE id = ?", (request,)).fetchone():
-            raise RefusedError("a request with this id was already answered", "Send a new request")
-        self.check(model, rows, ahead)
-
-    def count(self, requests: Sequence[tuple[bytes, bytes, str, int]]) -> None:
-        """Count admitted requests, ``(id, model, client, rows)`` each, durably.
-
-        Raises:
-            WorkerError: if the disk refuses; none is counted then.
-        """
-        now = time.time()
         with self._transaction():
-            self._db.executemany(
-                "INSERT INTO requests VALUES (?, ?, ?, ?, ?)", [(*r, now) for r in requests]
-            )
-            self._db.executemany(
-                "UPDATE models SET used_requests = used_requests + 1, used_rows = used_rows + ? "
-                "WHERE id = ?",
-                [(rows, model) for _, model, _, rows in requests],
-            )
+            new = counts.insert(self._db, requests, change)
+            audit.append(self._db, [request.event(outcome) for request in new])
+        return len(new)
 
-    def check(self, model: Model, rows: int, ahead: Sequence[int] = ()) -> None:
-        """Say no if the policy of ``model`` does; for the arguments see ``admit``.
+    def recent(self, model: bytes, change: bytes, limit: int) -> list[Request]:
+        """Return the latest requests counted for a model since a change."""
+        return counts.recent(self._db, model, change, limit)
+
+    def note(self, request: Request, outcome: str) -> None:
+        """Enter what became of a request in the audit log, with the next transaction."""
+        self._notes.append(request.event(outcome))
+
+    def flush(self) -> None:
+        """Write what waits for a transaction.
 
         Raises:
-            RefusedError: with the limit that was reached.
+            StorageError: if the disk refuses; it goes on waiting then.
         """
-        policy = model.policy
-        if not policy.serving:
-            raise RefusedError(
-                f"model {model.name!r} is not being served", "Its owner can serve it again"
-            )
-        if (
-            policy.max_requests is not None
-            and model.used_requests + len(ahead) >= policy.max_requests
-        ):
-            raise RefusedError(
-                f"model {model.name!r} has answered its {policy.max_requests} requests",
-                "Its owner can serve it again",
-            )
-        used_rows = model.used_rows + sum(ahead)
-        if policy.max_rows is not None and used_rows + rows > policy.max_rows:
-            left = policy.max_rows - used_rows
-            raise RefusedError(
-                f"model {model.name!r} has {left} of {policy.max_rows} rows left, not {rows}",
-                "Send fewer rows, or ask its owner to serve it again",
-            )
+        if self._notes:
+            with self._transaction():
+                pass
 
     def check_release(self, model: bytes) -> None:
         """Say no to the release of a result if the model was stopped or removed meanwhile.
@@ -323,79 +332,56 @@ class Registry:
             raise RefusedError(
                 f"model {found.name!r} was stopped during the request",
                 "Its owner can serve it again",
+                "not_served",
             )
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
+        """All or nothing; also writes the notes that wait."""
         try:
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
+            with transaction(self._db):
+                written = len(self._notes)
+                audit.append(self._db, list(self._notes))
                 yield
+            for _ in range(written):
+                self._notes.popleft()
+        finally:
             self._known.clear()
-        except sqlite3.IntegrityError:
-            raise
-        except sqlite3.Error as error:
-            raise WorkerError(
-                f"cannot write the registry: {error}", "See the worker's disk"
-            ) from None
 
-    def _drop_uncommitted(self) -> None:
-        """Clear what a crash left between prepare and commit."""
-        with self._transaction():
-            self._db.execute("DELETE FROM models WHERE NOT committed")
-        known = {self.path(m.id) for m in self.models()}
-        for file in (self._folder / "models").iterdir():
-            if file not in known:
-                file.unlink()
+    def _enter(self, model: Model, action: str, owner: tuple[str, str], detail: str = "") -> None:
+        event = Event(*owner, action, model.id.hex(), "done", name=model.label, detail=detail)
+        audit.append(self._db, [event])
 
+    def _named(self, text: str) -> list[Model]:
+        name, at, version = text.partition("@")
+        found = [m for m in self.models() if m.name == name]
+        return [m for m in found if not at or str(m.version) == version]
 
-def load_shares(path: Path, program: Program) -> dict[str, Share | NDArray[np.uint64]]:
-    """Return the shares of a program's weights, and its public arrays, from a model's file.
+    def _find(self, model: bytes) -> Model | None:
+        row = self._db.execute(
+            f"SELECT {_COLUMNS} FROM models WHERE id = ?",  # noqa: S608
+            (model,),
+        ).fetchone()
+        return None if row is None else self._model(row)
 
-    Raises:
-        WorkerError: if the file is damaged.
-        IntegrityError: if it does not fit the program.
-    """
-    try:
-        stored = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise WorkerError(
-            f"the shares in {path.name} cannot be read: {error}", "Share the model again"
-        ) from None
-    summands = tuple(
-        Summand(
-            seed=stored[f"{p}:seed"].tobytes() if f"{p}:seed" in stored else b"",
-            arrays={
-                k.split(":", 2)[2]: v.tobytes()
-                for k, v in stored.items()
-                if k.startswith(f"{p}:array:")
-            },
-        )
-        for p in range(2)
-    )
-    return expand_model(
-        program,
-        (summands[0], summands[1]),
-        {k.split(":", 1)[1]: v.tobytes() for k, v in stored.items() if k.startswith("public:")},
-    )
+    def _model(self, row: Sequence[Any]) -> Model:
+        id_, name, version, owner, key, policy, change, committed, created, *rest = row
+        used_requests, used_rows, first, second, public = rest
+        terms = msgspec.msgpack.decode(policy, type=Policy)
+        return Model(
+            id_, name, version, owner, key, terms, change, bool(committed), created,
+            used_requests, used_rows, ShareDigests(first, second, public),
+            *self._served(id_, terms.release),
+        )  # fmt: skip
+
+    def _served(self, model: bytes, release: Release) -> tuple[Program, bytes, str]:
+        """Return the program that runs under ``release``, its bytes and its digest."""
+        if (model, release) not in self._programs:
+            program = serving_program(self.shared_program(model), release)
+            self._programs = {k: v for k, v in self._programs.items() if k[0] != model}
+            self._programs[model, release] = program, encode(program), program.digest()
+        return self._programs[model, release]
 
 
-def expand_model(
-    program: Program, weights: tuple[Summand, Summand], public: Mapping[str, bytes]
-) -> dict[str, Share | NDArray[np.uint64]]:
-    """Return the value of every input of ``program`` but the client's.
-
-    Raises:
-        IntegrityError: if something is missing or of another size.
-    """
-    values: dict[str, Share | NDArray[np.uint64]] = {}
-    for _, given in program.named(Role.WEIGHT):
-        values[given.name] = expand(weights, given.name, given.type.shape)
-    arrays = Summand(arrays=dict(public))
-    for _, given in program.named(Role.PUBLIC):
-        values[given.name] = arrays.expand(given.name, given.type.shape)
-    return values
-
-
-def _optional_int(value: object) -> int | None:
-    return None if value is None else int(str(value))
+def _unknown(name: str) -> NotFoundError:
+    return NotFoundError(f"no model {name!r} is shared here", "`tercet status` lists what there is")

@@ -7,8 +7,8 @@ The way of a prediction: who asks (TLS) -> policy -> agreement with the peers ->
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -18,54 +18,63 @@ import msgspec
 
 from tercet import __version__
 from tercet.crypto.identity import Identity, PublicIdentity
-from tercet.crypto.prg import SECRET_BYTES
 from tercet.errors import (
+    BusyError,
     ConfigError,
     IntegrityError,
     RefusedError,
+    StorageError,
     TercetError,
     TransportError,
     WorkerError,
 )
-from tercet.program.program import Program, Role
-from tercet.program.types import Shape, bind_shape
-from tercet.program.verify import decode as decode_program
-from tercet.program.verify import verify_release
-from tercet.protocol.replicated.sharing import Summand
+from tercet.program.types import bind_shape
 from tercet.runtime.batch import INPUT_NAME
-from tercet.service.agreement import Agreement, UnderWay
+from tercet.service.agreement import Agreement, UnderWay, join_nonces
 from tercet.service.batches import Batches, Waiting
+from tercet.service.checks import binding, check_id, check_pair, pair_digests
 from tercet.service.config import WORKERS, ClusterConfig, split_address
+from tercet.service.counts import Request
 from tercet.service.dataplane import Peer, Setup
 from tercet.service.dataprocess import DataProcess
 from tercet.service.failures import to_error
+from tercet.service.logs import Style
 from tercet.service.messages import (
-    REQUEST_ID_BYTES,
+    MAX_ROWS,
     Accepted,
     Answer,
-    Change,
+    Cancel,
+    Counted,
     Description,
+    Done,
+    Inventory,
+    Job,
     Load,
     PeerMessage,
     Predict,
-    Prepare,
     Run,
     Status,
     Unload,
     Withdraw,
 )
+from tercet.service.metrics import Metrics
+from tercet.service.model import Model
+from tercet.service.ownership import Ownership
 from tercet.service.peers import PeerLinks
-from tercet.service.registry import Model, Registry
+from tercet.service.rates import Rates
+from tercet.service.reconcile import Reconciler
+from tercet.service.registry import Registry
 
 _log = logging.getLogger("tercet.worker")
 
-MAX_ROWS = 65_536
-#: Requests of one client that may be under way at a time.
+#: Requests of one client that may be under way at a time, and of all clients by default.
 MAX_OPEN = 64
-#: Seconds within which a model's shares must reach all three workers.
-SHARE_TIMEOUT = 600.0
-#: Bytes from which hashing leaves the event loop.
-_LARGE = 1 << 20
+MAX_QUEUE = 512
+#: Seconds that requests under way have when the worker is told to stop.
+STOP_SECONDS = 10.0
+#: Longest wait that a busy worker asks for.
+_MAX_RETRY = 60
+_TICK = 1.0
 
 
 class Worker:
@@ -77,13 +86,22 @@ class Worker:
         cluster: all three workers.
         state: folder of the registry.
         data_fd: listening socket of the data port.
+        max_queue: requests that may be under way at a time.
+        log: style of the data plane's log lines.
 
     Raises:
         ConfigError: if the certificate is not the one that the cluster names.
     """
 
     def __init__(
-        self, index: int, identity: Identity, cluster: ClusterConfig, state: Path, data_fd: int
+        self,
+        index: int,
+        identity: Identity,
+        cluster: ClusterConfig,
+        state: Path,
+        data_fd: int,
+        max_queue: int = MAX_QUEUE,
+        log: Style = "text",
     ) -> None:
         entry = cluster.worker[index]
         if entry.identity.fingerprint != identity.fingerprint:
@@ -96,27 +114,41 @@ class Worker:
         self._names = [w.name for w in cluster.worker]
         self._peers = [p for p in range(WORKERS) if p != index]
         self._started = time.monotonic()
-        self.registry = Registry(state)
-        self._programs: dict[bytes, Program] = {}
+        self._max_queue = max_queue
+        self._stopping = False
         self._open: Counter[str] = Counter()
         self._running: dict[bytes, bytes] = {}  # counted requests and their models
         self._answered: Counter[bytes] = Counter()
+        self._who: dict[bytes, str] = {}
+        self._rates = Rates()
+        self.metrics = Metrics()
+        self.registry = Registry(state, self._changed)
         self.links = PeerLinks(index, identity, cluster.worker, self._received, self._link_changed)
         self._agreement = Agreement(index, self._names, self.links.send)
+        self.ownership = Ownership(index, self.registry, self._agreement, self._peers, self._reload)
+        self._reconciler = Reconciler(
+            self.registry,
+            self._names,
+            self._peers,
+            self.links.send,
+            self._reload,
+            self.ownership.under_way,
+        )
         self._batches = Batches(
             index,
             self.links.send,
             self._accept,
             self._count,
-            lambda job: self._plane().submit(job),
+            self._submit,
             self.registry.check_release,
         )
         peers = []
         for peer in self._peers:
             host, port = split_address(cluster.worker[peer].data_address)
             peers.append(Peer(peer, host, port, cluster.worker[peer].certificate))
-        self._setup = Setup(index, self.name, "", "", peers, data_fd)
+        self._setup = Setup(index, self.name, "", "", peers, data_fd, log)
         self._data: DataProcess | None = None
+        self._ticker: asyncio.Task[None] | None = None
 
     async def start(self, certificate: str, key: str) -> None:
         """Start the data plane and the links; paths are this worker's own key files."""
@@ -125,118 +157,62 @@ class Worker:
         await self._data.start()
         self._batches.start()
         self.links.start()
+        self._ticker = asyncio.create_task(self._tick())
+
+    async def drain(self) -> None:
+        """Take no more requests and wait for those under way, ``STOP_SECONDS`` at most."""
+        self._stopping = True
+        deadline = time.monotonic() + STOP_SECONDS
+        while self._under_way() and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
         """End links and data plane; what waits is refused."""
-        gone = WorkerError(f"worker {self.name} is shutting down", "Try again later")
-        await self._batches.stop(gone)
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
+        await self._batches.stop(self._gone())
         await self.links.stop()
         if self._data is not None:
             await self._data.stop()
         self.registry.close()
 
-    # What owners and clients ask for.
+    # What anyone may know.
 
-    def status(self) -> Status:
-        """Describe this worker."""
-        missing = self._missing()
+    def status(self, reader: str) -> Status:
+        """Describe this worker to the holder of the key ``reader``."""
+        waits = self.waits()
         return Status(
             self.name,
             self.index,
             __version__,
-            not missing,
-            missing,
+            not waits,
+            waits,
             time.monotonic() - self._started,
-            [self._describe(m) for m in self.registry.models()],
+            [self._describe(m, reader) for m in self.registry.models()],
             time.time(),
         )
 
-    def describe(self, name: str) -> Description:
-        """Describe one model."""
-        return self._describe(self.registry.by_name(name))
+    def describe(self, name: str, reader: str) -> Description:
+        """Describe one model to the holder of the key ``reader``."""
+        return self._describe(self.registry.by_name(name), reader)
 
-    def _describe(self, model: Model) -> Description:
+    def _describe(self, model: Model, reader: str) -> Description:
         return msgspec.structs.replace(
-            model.describe(),
+            model.describe(reader, self._fault(model)),
             answered=self._answered[model.id],
             running=sum(m == model.id for m in self._running.values()),
         )
 
-    async def prepare(self, owner: PublicIdentity, request: Prepare) -> None:
-        """Check a model, compare its shares with the peers and store it.
-
-        Raises:
-            ProgramError: if the program is malformed.
-            IntegrityError: if shares are missing or do not belong together.
-            RefusedError: if the name is in use.
-        """
-        _check_id(request.id)
-        if (
-            not 0 < len(request.name) <= 100
-            or not request.name.isprintable()
-            or "/" in request.name
-        ):
-            raise RefusedError(
-                f"{request.name[:100]!r} is not a model name", "Use 1 to 100 characters without /"
-            )
-        program = decode_program(request.program)
-        verify_release(program)
-        _check_pair(request.weights)
-        for summand in request.weights:
-            summand.check(_shapes(program, Role.WEIGHT) or {"": (1,)})
-        public = Summand(arrays=request.public)
-        public.check(_shapes(program, Role.PUBLIC))
-        binding = _binding(
-            "share", request.name, program.digest(), owner.fingerprint, public.digest().hex()
-        )
-        digests = await self._digests(request.weights)
-        await self._agreement.agree(request.id, binding, digests, SHARE_TIMEOUT)
-        await asyncio.to_thread(
-            self.registry.write_shares, request.id, request.weights, request.public
-        )
-        self.registry.prepare(
-            request.id, request.name, (owner.name, owner.fingerprint), request.program
-        )
-        _log.info("model %r of %s prepared", request.name, owner.name)
-
-    def commit(self, owner: PublicIdentity, model: bytes) -> Description:
-        """Make a prepared model visible and load it."""
-        committed = self.registry.commit(model, owner.fingerprint)
-        self._plane().send(self._load(committed))
-        _log.info("model %r of %s shared", committed.name, owner.name)
-        return committed.describe()
-
-    async def change(self, owner: PublicIdentity, asked: Change) -> Description:
-        """Serve, stop or remove a model; only its owner may, and all three workers alike.
-
-        Raises:
-            NotFoundError: if the caller owns no model of that name.
-            RefusedError: if a limit is below 1.
-            IntegrityError: if the owner tells the workers different things.
-        """
-        _check_id(asked.id)
-        try:
-            for limit in (asked.policy.max_requests, asked.policy.max_rows) if asked.policy else ():
-                if limit is not None and limit < 1:
-                    raise RefusedError(f"a limit of {limit}", "Limits are at least 1")
-            model = self.registry.by_name(asked.name, owner.fingerprint)
-        except TercetError as error:
-            self._agreement.refuse(asked.id, error)
-            raise
-        binding = _binding("change", model.id.hex(), owner.fingerprint, repr(asked))
-        await self._agreement.agree(asked.id, binding, dict.fromkeys(self._peers, b""))
-        if asked.remove:
-            self.registry.remove(model.id)
-            self._programs.pop(model.id, None)
-            self._plane().send(Unload(model.id))
-            _log.info("model %r of %s removed", asked.name, owner.name)
-            return model.describe()
-        if asked.policy is None:
-            self.registry.stop(model.id)
-        else:
-            self.registry.set_policy(model.id, asked.policy)
-        _log.info("model %r of %s: %s", asked.name, owner.name, asked.policy or "stopped")
-        return self.registry.by_id(model.id).describe()
+    def show_metrics(self) -> bytes:
+        """Return all metrics as text."""
+        models = self.registry.models()
+        states = {
+            "shared": len(models),
+            "served": sum(m.policy.serving for m in models),
+            "faulty": sum(bool(self._fault(m)) for m in models),
+        }
+        return self.metrics.show(self._under_way(), not self.waits(), states)
 
     async def predict(self, client: PublicIdentity, request: Predict) -> Answer:
         """Answer one request, or refuse it.
@@ -244,78 +220,119 @@ class Worker:
         Raises:
             NotFoundError, RefusedError: by the model's policy.
             IntegrityError: if digests or shares do not belong together.
-            TransportError, WorkerError: if a worker is missing or fails meanwhile.
+            TransportError, WorkerError: if a worker is missing, busy or fails meanwhile.
         """
-        _check_id(request.id)
-        self._admit_client(client.fingerprint)
+        started = time.monotonic()
+        try:
+            check_id(request.id)
+            answer = await self._predict(client, request)
+        except TercetError as error:
+            self.metrics.refused(error)
+            raise
+        self.metrics.answered(request.rows, time.monotonic() - started)
+        return answer
+
+    async def _predict(self, client: PublicIdentity, request: Predict) -> Answer:
+        try:
+            self._batches.check_new(request.id)
+            model = self._admit(client.fingerprint, request)
+        except UnderWay:
+            raise
+        except TercetError as error:
+            self._agreement.refuse(request.id, error)
+            raise
         self._open[client.fingerprint] += 1
         try:
-            try:
-                self._batches.check_new(request.id)
-                model = self._admit(request)
-            except UnderWay:
-                raise
-            except TercetError as error:
-                self._agreement.refuse(request.id, error)
-                raise
-            binding = _binding(
+            bound = binding(
                 "predict",
                 request.model.hex(),
                 request.program_digest,
                 str(request.rows),
                 client.fingerprint,
             )
-            digests = await self._digests(request.shares)
+            digests = await pair_digests(self.index, request.shares)
             try:
-                nonces = await self._agreement.agree(request.id, binding, digests)
+                nonces = await self._agreement.agree(request.id, bound, digests)
             except TercetError as error:
                 if not isinstance(error, UnderWay):
                     self._batches.close(request.id)
                 raise
             try:
-                answer = await self._batches.answer(Waiting(request, client.fingerprint, nonces))
+                answer = await self._answer(client, request, nonces)
                 self._answered[model.id] += 1
             finally:
                 self._running.pop(request.id, None)
         finally:
             self._open[client.fingerprint] -= 1
+            if not self._open[client.fingerprint]:
+                del self._open[client.fingerprint]
         _log.info(
-            "answered %s for %s on %r: %d rows",
+            "answered %s for %s on %s: %d rows",
             request.id.hex()[:8],
             client.name,
-            model.name,
+            model.label,
             request.rows,
         )
         return answer
 
-    def _admit_client(self, client: str) -> None:
-        if self._open[client] >= MAX_OPEN:
-            raise WorkerError(
-                f"{MAX_OPEN} requests of this client are under way", "Busy: try again in a second"
-            )
+    async def _answer(
+        self, client: PublicIdentity, request: Predict, nonces: tuple[bytes, bytes, bytes]
+    ) -> Answer:
+        """Wait for the batch, and note in the audit log what became of a counted request."""
+        self._who[request.id] = client.name
+        asked = Request(request.id, request.model, client.fingerprint, request.rows, client.name)
+        outcome = "failed: the worker stopped"
+        try:
+            answer = await self._batches.answer(Waiting(request, client.fingerprint, nonces))
+            if self.registry.by_id(request.model).digest != request.program_digest:
+                raise RefusedError("the model's policy changed during the request", "Ask again")
+            outcome = "answered"
+        except TercetError as error:
+            outcome = f"failed: {type(error).__name__}"
+            raise
+        else:
+            return answer
+        finally:
+            if self._who.pop(request.id, None) is None:  # it was counted
+                self.registry.note(asked, outcome)
 
-    def _admit(self, request: Predict) -> Model:
+    def _admit(self, client: str, request: Predict) -> Model:
         """Check all that can be checked before asking the peers."""
-        _check_pair(request.shares)
+        if self._stopping:
+            raise self._gone()
+        if self._open[client] >= MAX_OPEN:
+            raise self._busy(f"{MAX_OPEN} requests of this client are under way")
+        if (waiting := self._under_way()) >= self._max_queue:
+            raise self._busy(f"worker {self.name} has {waiting} requests under way")
+        check_pair(request.shares)
         if missing := self._missing():
             raise TransportError(
                 f"worker {self.name} waits for {', '.join(missing)}",
                 "Try again when they are back (`tercet status`)",
             )
+        model = self._current(request)
+        if not 1 <= request.rows <= MAX_ROWS:
+            raise RefusedError(
+                f"{request.rows} rows", f"Send 1 to {MAX_ROWS} rows a request", "rows"
+            )
+        self.registry.admit(request.id, model, client, request.rows)
+        if (fault := self._plane().loaded.get(model.id)) is not None:
+            raise to_error(fault, f"worker {self.name} cannot use model {model.name!r}")
+        shape = bind_shape(model.program.input_shape(), request.rows)
+        for summand in request.shares:
+            summand.check({INPUT_NAME: shape})
+        if model.policy.max_rate is not None:
+            self._rates.take(model.id, client, model.policy.max_rate)
+        return model
+
+    def _current(self, request: Predict) -> Model:
+        """Return the model of a request, if it still runs the program that the request names."""
         model = self.registry.by_id(request.model)
         if request.program_digest != model.digest:
             raise IntegrityError(
                 f"model {model.name!r} runs another program than the request names",
                 "Connect again; if it stays so, the workers disagree: tell their operators",
             )
-        if not 1 <= request.rows <= MAX_ROWS:
-            raise RefusedError(f"{request.rows} rows", f"Send 1 to {MAX_ROWS} rows a request")
-        self.registry.admit(request.id, model, request.rows)
-        if (fault := self._plane().loaded.get(model.id)) is not None:
-            raise to_error(fault, f"worker {self.name} cannot use model {model.name!r}")
-        shape = bind_shape(self._program(model).input_shape(), request.rows)
-        for summand in request.shares:
-            summand.check({INPUT_NAME: shape})
         return model
 
     # What comes from the peers.
@@ -323,6 +340,8 @@ class Worker:
     def _received(self, peer: int, message: PeerMessage) -> None:
         if isinstance(message, Run | Accepted):
             self._batches.received(peer, message)
+        elif isinstance(message, Inventory | Counted):
+            self._reconciler.received(peer, message)
         elif isinstance(message, Withdraw):
             refusal = to_error(message.reason, self._names[peer])
             if not self._batches.withdraw(message.id, refusal):
@@ -339,18 +358,75 @@ class Worker:
                     "Try again when it is back (`tercet status`)",
                 )
             )
+        self._reconciler.link_changed(peer, up)
+
+    # What the batches ask for.
 
     def _accept(self, waiting: Waiting, ahead: Sequence[int]) -> None:
         request = waiting.request
-        self.registry.admit(request.id, self.registry.by_id(request.model), request.rows, ahead)
+        model = self._current(request)
+        self.registry.admit(request.id, model, waiting.client, request.rows, ahead)
 
     def _count(self, batch: Sequence[Waiting]) -> None:
-        self.registry.count(
-            [(w.request.id, w.request.model, w.client, w.request.rows) for w in batch]
-        )
-        self._running |= {w.request.id: w.request.model for w in batch}
+        """Count a batch; if the disk refuses, the peers, who may have counted, hear of it."""
+        first = batch[0].request
+        requests = [
+            Request(
+                w.request.id, w.request.model, w.client, w.request.rows,
+                self._who.get(w.request.id, ""),
+            )
+            for w in batch
+        ]  # fmt: skip
+        try:
+            change = self._current(first).change
+            self.registry.count(requests, change)
+        except TercetError as error:
+            nonces = join_nonces([w.nonces for w in batch])
+            self._plane().send(Cancel(first.program_digest, nonces, error.message))
+            if isinstance(error, StorageError):
+                self.metrics.disk_refused()
+            raise
+        for w in batch:
+            self._who.pop(w.request.id, None)
+            self._running[w.request.id] = w.request.model
+
+    def _submit(self, job: Job) -> asyncio.Future[Done]:
+        running = self._plane().submit(job)
+        running.add_done_callback(self._ran)
+        return running
+
+    def _ran(self, running: asyncio.Future[Done]) -> None:
+        if not running.cancelled() and running.exception() is None:
+            self.metrics.ran(running.result())
 
     # Small things.
+
+    async def _tick(self) -> None:
+        """Do what time asks for, whatever the disk says."""
+        while True:
+            await asyncio.sleep(_TICK)
+            try:
+                self.registry.flush()
+                self._reconciler.tick()
+            except StorageError as error:
+                self.metrics.disk_refused()
+                _log.error("%s", error)
+            except Exception:  # the next tick may fare better
+                _log.exception("housekeeping failed")
+
+    def _reload(self, models: Sequence[bytes]) -> None:
+        """Let the data plane follow what was committed, changed or removed."""
+        for model in models:
+            command: Load | Unload
+            try:
+                command = self._load(self.registry.by_id(model))
+            except TercetError:
+                command = Unload(model)
+                self._plane().loaded.pop(model, None)
+            self._plane().send(command)
+
+    def _changed(self) -> None:
+        self._reconciler.changed()
 
     def _missing(self) -> list[str]:
         data = self._data.connected if self._data is not None else set()
@@ -358,61 +434,43 @@ class Worker:
             self._names[p] for p in self._peers if p not in self.links.connected or p not in data
         ]
 
-    async def _digests(self, pair: tuple[Summand, Summand]) -> dict[int, bytes]:
-        """Return for each peer the digest of the summand that it holds too."""
+    def waits(self) -> list[str]:
+        """Return what keeps this worker from being ready, in plain words.
 
-        def both() -> dict[int, bytes]:
-            first, second = pair
-            return {
-                (self.index - 1) % WORKERS: first.digest(),
-                (self.index + 1) % WORKERS: second.digest(),
-            }
+        Ready means: peers connected, the same models at all three, all shares loaded.
+        """
+        if missing := self._missing():
+            return missing
+        loaded = self._plane().loaded
+        shares = [
+            f"the shares of {m.label}"
+            for m in self.registry.models()
+            if m.id not in loaded or loaded[m.id] is not None
+        ]
+        return [*shares, *self._reconciler.differences()]
 
-        large = any(len(a) > _LARGE for s in pair for a in s.arrays.values())
-        return await asyncio.to_thread(both) if large else both()
+    def _fault(self, model: Model) -> str:
+        fault = self._data.loaded.get(model.id) if self._data is not None else None
+        return fault.message if fault is not None else ""
+
+    def _under_way(self) -> int:
+        return self._open.total()
+
+    def _busy(self, message: str) -> BusyError:
+        # Requests under way are answered side by side: half of them are in its mean already.
+        seconds = min(_MAX_RETRY, max(1, math.ceil(self.metrics.mean)))
+        return BusyError(message, f"Busy: try again in {seconds} s", seconds)
+
+    def _gone(self) -> WorkerError:
+        return WorkerError(f"worker {self.name} is shutting down", "Try again later")
 
     def _plane(self) -> DataProcess:
         if self._data is None:
             raise WorkerError(f"worker {self.name} is not running", "Start it")
         return self._data
 
-    def _program(self, model: Model) -> Program:
-        if model.id not in self._programs:
-            self._programs[model.id] = decode_program(model.program_bytes)
-        return self._programs[model.id]
-
     def _load(self, model: Model) -> Load:
-        return Load(model.id, model.program_bytes, str(self.registry.path(model.id)))
+        return Load(model.id, model.encoded, str(self.registry.path(model.id)), model.digests)
 
     def _loads(self) -> list[Load]:
         return [self._load(m) for m in self.registry.models()]
-
-
-def _shapes(program: Program, role: Role) -> dict[str, Shape]:
-    return {given.name: given.type.shape for _, given in program.named(role)}
-
-
-def _check_id(request: bytes) -> None:
-    if len(request) != REQUEST_ID_BYTES:
-        raise RefusedError("a malformed request id", "Use Tercet's own client")
-
-
-def _check_pair(pair: tuple[Summand, Summand]) -> None:
-    """Refuse what is not a sharing here, before it could spoil a batch that others share."""
-    for summand in pair:
-        if summand.seed and not summand.arrays and len(summand.seed) == SECRET_BYTES:
-            continue
-        if summand.arrays and not summand.seed:
-            continue
-        raise IntegrityError(
-            "a summand is neither a seed of 32 bytes nor a set of arrays",
-            "Use Tercet's own client",
-        )
-
-
-def _binding(*parts: str) -> bytes:
-    state = hashlib.sha256(b"tercet binding v1\0")
-    for part in parts:
-        state.update(len(part.encode()).to_bytes(8, "little"))
-        state.update(part.encode())
-    return state.digest()

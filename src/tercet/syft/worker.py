@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -109,8 +108,13 @@ class TFEClient:
                 "not connected to a model",
                 "Call connect_to_model(input_shape, output_shape, cluster) first",
             )
-        predict: Callable[[str, ArrayLike], Rows] = self._client.predict
-        return self._thread.submit(predict, MODEL, data)
+        return self._thread.submit(_predict, self._client, data)
+
+
+def _predict(client: api.Client, data: ArrayLike) -> Rows:
+    result = client.predict(MODEL, data)
+    assert not isinstance(result, api.TopK)  # ``serve`` sets a policy that releases scores
+    return result
 
 
 def _close(thread: ThreadPoolExecutor, client: api.Client) -> None:
