@@ -10,6 +10,7 @@ import click
 import numpy as np
 
 from tercet import __version__
+from tercet.cli.privacy import privacy
 from tercet.errors import InputError, TercetError
 
 CLUSTER = click.option(
@@ -26,6 +27,9 @@ CLUSTER = click.option(
 @click.version_option(__version__)
 def cli() -> None:
     """Encrypted deep learning on three workers that see neither the model nor the data."""
+
+
+cli.add_command(privacy)
 
 
 @cli.command()
