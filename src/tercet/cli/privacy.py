@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 import msgspec
 from rich.console import Console
@@ -118,7 +120,7 @@ def spent(path: str, as_json: bool) -> None:
     from tercet.privacy.ledger import Ledger
 
     ledger = Ledger(path)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for (owner, model), budget in ledger.budgets().items():
         found = ledger.spent(owner, model)
         together = ledger.spent_on_all_models(owner, budget.delta, budget.relation)

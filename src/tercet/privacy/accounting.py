@@ -22,6 +22,7 @@ from tercet.privacy.events import Event, GaussianSum, IntegerSum, Relation, Samp
 _ORDERS: Final = (*range(2, 65), 128, 256, 512, 1024)
 """Renyi orders; whole numbers, since the bound for sampled integer noise holds for these."""
 _TOLERANCE: Final = 1e-3
+_PLD_LIMIT: Final = 30.0
 
 
 class Guarantee(NamedTuple):
@@ -56,6 +57,8 @@ def epsilon(
 ) -> Guarantee:
     """Return what ``events``, one after the other on the same data, guarantee.
 
+    Beyond epsilon 30, which protects nobody, RDP alone is used.
+
     Raises:
         InputError: delta is no probability below 1, or no bound is known: sampled integer noise
             under the replace-one relation, or sampled Gaussian beside integer noise under it.
@@ -67,8 +70,13 @@ def epsilon(
     if not events:
         return Guarantee(0.0, delta, "PLD", samplers, relation, 0.0)
     renyi = _renyi_epsilon(events, delta, relation)
+    # PLD works on a grid over epsilon: beyond a size that means nothing it takes all memory.
+    size = _renyi_epsilon(events, delta, Relation.ADD_OR_REMOVE)
+    assert size is not None
+    if size > _PLD_LIMIT and renyi is None:
+        renyi = _renyi_epsilon(without_sampling(events), delta, relation)
     gaussian = tuple(event for event in events if isinstance(event, GaussianSum))
-    if len(gaussian) == len(events):
+    if len(gaussian) == len(events) and size <= _PLD_LIMIT:
         value = _pld_epsilon(gaussian, delta, relation)
         return Guarantee(value, delta, "PLD", samplers, relation, renyi)
     if renyi is None:
