@@ -185,8 +185,13 @@ def test_command_line(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("--rounds", 6, "--epochs", 3), ("--examples", 6, "--batch", 2), ("--rounds", 6, "--clip", 1)],
-)  # fmt: skip
+    [
+        (),
+        ("--rounds", 6, "--epochs", 3),
+        ("--examples", 6, "--batch", 2),
+        ("--rounds", 6, "--clip", 1),
+    ],
+)
 def test_unclear_plans_are_refused(arguments: tuple[object, ...]) -> None:
     done = tercet("plan", "--epsilon", 3, "--delta", 1e-5, *arguments)
     assert done.returncode == 1

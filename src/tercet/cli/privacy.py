@@ -74,11 +74,11 @@ def plan(
             "it is not clear how many rounds there are",
             "Give --rounds, and --rate if records are sampled; or --examples, --batch, --epochs",
         )
+    if (clip is None) != (parameters is None):
+        raise InputError("half of a secure sum is described", "Give --clip and --parameters")
     made = make_plan(epsilon, delta, rounds, 1.0 if rate is None else rate, Relation(relation))
     if clip is not None and parameters is not None:
         made = plan_aggregate(made, clip, fraction_bits, parameters)
-    elif clip is not None or parameters is not None:
-        raise InputError("half of a secure sum is described", "Give --clip and --parameters")
     if as_json:
         print(msgspec.json.encode(made).decode())
         return

@@ -114,8 +114,28 @@ def noise_multiplier(
         return found
 
     # RDP takes milliseconds and is never far off, so that PLD needs a few steps only.
-    start = _solve(spent_by_renyi, target, 1.0)
-    return _solve(spent, target, 2 * start if relation is Relation.REPLACE else start)
+    start, slope = _solve(spent_by_renyi, target, 1.0)
+    if relation is Relation.REPLACE:
+        start *= 2
+    return _solve(spent, target, start, slope)[0]
+
+
+def epsilon_by_epoch(
+    event: GaussianSum, epochs: int, delta: float, relation: Relation = Relation.ADD_OR_REMOVE
+) -> list[float]:
+    """Return epsilon (by PLD) after each of ``epochs`` repetitions of ``event``."""
+    library = _library("dp_accounting.pld.privacy_loss_distribution")
+    one = library.from_gaussian_mechanism(
+        event.noise_multiplier,
+        sampling_prob=event.sampling_rate,
+        neighboring_relation=_relation(relation),
+    )
+    epoch = total = one.self_compose(event.count)
+    values = [float(total.get_epsilon_for_delta(delta))]
+    for _ in range(epochs - 1):
+        total = total.compose(epoch)
+        values.append(float(total.get_epsilon_for_delta(delta)))
+    return values
 
 
 def without_sampling(events: Sequence[Event]) -> list[Event]:
@@ -127,20 +147,23 @@ def without_sampling(events: Sequence[Event]) -> list[Event]:
     return [msgspec.structs.replace(event, sampling_rate=1.0) for event in events]
 
 
-def _solve(spent: Callable[[float], float], target: float, guess: float) -> float:
+def _solve(
+    spent: Callable[[float], float], target: float, guess: float, slope: float = -1.0
+) -> tuple[float, float]:
     """Return x with ``target`` (1 - tolerance) <= spent(x) <= ``target``; ``spent`` decreases.
 
-    Secant steps in logarithms, where the curve is almost straight, held in a bracket.
+    Secant steps in logarithms, where the curve is almost straight, held in a bracket; ``slope`` is
+    the first guess of its slope there, the one found is returned beside x.
     """
     low, high = 2.0**-10, 2.0**24
-    x, slope = guess, -1.0
+    x = guess
     before: tuple[float, float] | None = None
     for _ in range(60):
         # Aim into the middle of the tolerance; steps are bounded where spent() is 0 or infinite.
         gap = math.log(max(spent(x), 1e-9) / target) + _TOLERANCE / 2
         gap = min(max(gap, -2.0), 2.0)
         if abs(gap) < _TOLERANCE / 2:
-            return x
+            return x, slope
         low, high = (x, high) if gap > 0 else (low, x)
         if before is not None and gap != before[1]:
             slope = min((gap - before[1]) / math.log(x / before[0]), -0.2)
