@@ -47,7 +47,7 @@ def gabor(scale: int, angle: float, slant: float = 4 / ANGLES) -> np.ndarray:
 
 def periodic(image: np.ndarray) -> np.ndarray:
     """Fold a (4 SIZE, 4 SIZE) image centred at 2 SIZE onto a torus of (SIZE, SIZE)."""
-    return np.roll(image.reshape(4, SIZE, 4, SIZE).sum((0, 2)), 0, (0, 1))
+    return image.reshape(4, SIZE, 4, SIZE).sum((0, 2))
 
 
 def low_pass() -> np.ndarray:
@@ -66,8 +66,7 @@ def scatter(images: jax.Array) -> jax.Array:
     fine = jnp.asarray(np.stack([gabor(0, a) for a in angles]), jnp.float32)
     coarse = jnp.asarray(np.stack([gabor(1, a) for a in angles]), jnp.float32)
     average = jnp.asarray(low_pass(), jnp.float32)
-    pad = (SIZE - 28) // 2
-    spectrum = jnp.fft.fft2(jnp.pad(images, ((0, 0), (pad, pad), (pad, pad))))
+    spectrum = jnp.fft.fft2(jnp.pad(images, ((0, 0), (0, SIZE - 28), (0, SIZE - 28))))
 
     def modulus(spectrum: jax.Array, bank: jax.Array) -> jax.Array:
         return jnp.fft.fft2(jnp.abs(jnp.fft.ifft2(spectrum[..., None, :, :] * bank)))
@@ -75,8 +74,9 @@ def scatter(images: jax.Array) -> jax.Array:
     first = jnp.concatenate([modulus(spectrum, fine), modulus(spectrum, coarse)], 1)
     second = modulus(first[:, :ANGLES], coarse).reshape(len(images), -1, SIZE, SIZE)
     orders = jnp.concatenate([spectrum[:, None], first, second], 1)
-    smooth = jnp.fft.ifft2(orders * average).real
-    return jnp.moveaxis(smooth[..., 2:-2:4, 2:-2:4], 1, -1)
+    # To keep every fourth pixel is to fold the spectrum.
+    kept = (orders * average).reshape(*orders.shape[:2], 4, SIZE // 4, 4, SIZE // 4).mean((2, 4))
+    return jnp.moveaxis(jnp.fft.ifft2(kept).real[..., :7, :7], 1, -1)
 
 
 def features(images: np.ndarray) -> np.ndarray:
