@@ -88,6 +88,7 @@ def epsilon(
     return Guarantee(renyi, delta, "RDP", samplers, relation, None)
 
 
+@lru_cache(maxsize=64)
 def noise_multiplier(
     target: float,
     delta: float,

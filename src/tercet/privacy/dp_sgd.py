@@ -165,10 +165,11 @@ class Step:
 
         self._model = model
         model.optimizer.build(model.trainable_variables)
-        self._weights = [v.value for v in model.trainable_variables]
-        self._state = [v.value for v in model.optimizer.variables]
+        # Copies, here and in store(): Keras' own steps reuse the buffers of its variables.
+        self._weights = [jax.numpy.array(v.value) for v in model.trainable_variables]
+        self._state = [jax.numpy.array(v.value) for v in model.optimizer.variables]
+        fixed = [jax.numpy.array(v.value) for v in model.non_trainable_variables]
         self._microbatch = microbatch_size
-        fixed = [v.value for v in model.non_trainable_variables]
         # Layers such as dropout keep a seed; each example gets one of its own.
         seeds = [i for i, v in enumerate(model.non_trainable_variables) if "seed" in v.path]
         loss_of = keras.losses.get(model.loss)
@@ -226,10 +227,13 @@ class Step:
 
     def store(self) -> None:
         """Write weights and the optimiser's state back to the model."""
-        for variable, value in zip(self._model.trainable_variables, self._weights, strict=True):
-            variable.assign(value)
-        for variable, value in zip(self._model.optimizer.variables, self._state, strict=True):
-            variable.assign(value)
+        model = self._model
+        for variable, value in zip(
+            [*model.trainable_variables, *model.optimizer.variables],
+            [*self._weights, *self._state],
+            strict=True,
+        ):
+            variable.assign(self._jax.numpy.array(value))
 
 
 def _pad(rows: NDArray[Any], size: int) -> NDArray[Any]:
