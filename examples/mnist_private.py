@@ -1,6 +1,6 @@
 """MNIST with differential privacy: 98.1 % or better at epsilon below 3, delta 1e-5.
 
-    python examples/mnist_private.py mnist.npz [--epsilon 2.99] [--epochs 25] [--save model.keras]
+    python examples/mnist_private.py mnist.npz [--epsilon 2.99] [--epochs 20] [--save model.keras]
 
 Images go through a fixed bank of wavelets (a scattering transform; Bruna and Mallat 2013), which
 has seen no data and costs no privacy. A linear classifier on its 81 x 7 x 7 coefficients is
@@ -91,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="mnist.npz in Keras' layout")
     parser.add_argument("--epsilon", type=float, default=2.99)
-    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=2048)
     parser.add_argument("--learning-rate", type=float, default=8.0)
     parser.add_argument("--clip-norm", type=float, default=0.1)

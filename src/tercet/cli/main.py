@@ -198,6 +198,29 @@ def check(model: str, sample: str | None, batch: int, as_json: bool) -> None:
     sys.exit(0 if show_check(model, rows, batch, as_json) else 1)
 
 
+@cli.command()
+@click.argument("model", type=click.Path())
+@click.option("--members", required=True, type=click.Path(), help=".npz, x and y: trained on.")
+@click.option("--non-members", required=True, type=click.Path(), help=".npz: not trained on.")
+@click.option("--reference", multiple=True, type=click.Path(), help="A model trained on neither.")
+@click.option("--epsilon", type=float, help="What is claimed.")
+@click.option("--delta", default=1e-5, show_default=True, type=float, help="Of the claim.")
+@click.option("--output", default="audit.html", show_default=True, type=click.Path(dir_okay=False))
+def audit(
+    model: str,
+    members: str,
+    non_members: str,
+    reference: tuple[str, ...],
+    epsilon: float | None,
+    delta: float,
+    output: str,
+) -> None:
+    """Attack MODEL, a Keras classifier: which records was it trained on, what does it show?"""
+    from tercet.cli.audit import run_audit
+
+    run_audit(model, members, non_members, reference, epsilon, delta, output)
+
+
 def _load_array(path: str) -> np.ndarray:
     try:
         return np.asarray(np.load(path, allow_pickle=False))
