@@ -83,8 +83,8 @@ def test_splitting_a_run_changes_nothing() -> None:
         (3.0, 60, 1.0, Relation.ADD_OR_REMOVE),
         (3.0, 60, 1.0, Relation.REPLACE),
         (0.5, 1, 1.0, Relation.ADD_OR_REMOVE),
-        (2.0, 1000, 0.01, Relation.ADD_OR_REMOVE),
-        (8.0, 100, 0.1, Relation.REPLACE),
+        (1.0, 1000, 0.01, Relation.ADD_OR_REMOVE),
+        (1.0, 20, 0.2, Relation.REPLACE),
     ],
 )
 def test_calibrated_noise_meets_the_target(
@@ -165,6 +165,8 @@ def test_rounding_adds_to_the_sensitivity() -> None:
         lambda: epsilon([], 1.0),
         lambda: noise_multiplier(0.0, 1e-5, 1),
         lambda: noise_multiplier(math.inf, 1e-5, 1),
+        lambda: noise_multiplier(1.0, 0.0, 1),
+        lambda: noise_multiplier(1.0, 1e-5, 0),
     ],
 )
 def test_bad_arguments(make) -> None:

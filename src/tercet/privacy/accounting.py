@@ -64,8 +64,7 @@ def epsilon(
             under the replace-one relation, or sampled Gaussian beside integer noise under it.
         ConfigError: ``dp_accounting`` is not installed.
     """
-    if not 0 < delta < 1:
-        raise InputError(f"delta is {delta}", "Give a probability, such as 1e-5")
+    _check_delta(delta)
     samplers = tuple(dict.fromkeys(map(sampler_of, events)))
     if not events:
         return Guarantee(0.0, delta, "PLD", samplers, relation, 0.0)
@@ -103,6 +102,7 @@ def noise_multiplier(
     """
     if not (math.isfinite(target) and target > 0):
         raise InputError(f"the target epsilon is {target}", "Give a number above zero, such as 3")
+    _check_delta(delta)
 
     def spent(multiplier: float) -> float:
         event = GaussianSum(multiplier, rounds, sampling_rate)
@@ -146,6 +146,11 @@ def without_sampling(events: Sequence[Event]) -> list[Event]:
     hides nothing from it.
     """
     return [msgspec.structs.replace(event, sampling_rate=1.0) for event in events]
+
+
+def _check_delta(delta: float) -> None:
+    if not 0 < delta < 1:
+        raise InputError(f"delta is {delta}", "Give a probability, such as 1e-5")
 
 
 def _solve(

@@ -90,7 +90,8 @@ def confidence(model: Any, x: NDArray[Any], y: NDArray[Any]) -> Floats:
     true = out[np.arange(len(y)), y].copy()
     out[np.arange(len(y)), y] = 0  # by subtraction from the sum, small rests would be lost
     rest = out.sum(1)
-    return np.log(np.maximum(true, _SMALLEST)) - np.log(np.maximum(rest, _SMALLEST))
+    odds: Floats = np.log(np.maximum(true, _SMALLEST)) - np.log(np.maximum(rest, _SMALLEST))
+    return odds
 
 
 def likelihood_ratio(target: Floats, references: Sequence[Floats]) -> Floats:
