@@ -110,7 +110,8 @@ def test_worker_and_client_run_without_a_framework() -> None:
         "import sys\n"
         f"for name in {sorted(LAZY)}: sys.modules[name] = None\n"
         "import tercet, tercet.api, tercet.service.main, tercet.service.dataplane\n"
-        "import tercet.cli.main\n"
+        "import tercet.cli.main, tercet.privacy.ledger, tercet.privacy.dp_sgd\n"
+        "import tercet.privacy.plan, tercet.privacy.audit.report\n"
         "tercet.connect, tercet.LocalCluster\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -187,6 +187,12 @@ def test_models_that_cannot_be_private_are_refused() -> None:
     mixing.compile(optimizer="sgd", loss=LOSS)
     with pytest.raises(ModelError, match="mixes the examples"):
         fit(mixing, x, y, **RUN)
+    penalised = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(3, kernel_regularizer="l2")]
+    )
+    penalised.compile(optimizer="sgd", loss=LOSS)
+    with pytest.raises(ModelError, match="losses of its own"):
+        fit(penalised, x, y, **RUN)
 
 
 @pytest.mark.parametrize(

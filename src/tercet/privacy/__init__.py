@@ -11,6 +11,7 @@ from typing import Any
 
 _WHERE = {
     "fit": "tercet.privacy.dp_sgd",
+    "Account": "tercet.privacy.dp_sgd",
     "Ledger": "tercet.privacy.ledger",
     "Budget": "tercet.privacy.ledger",
     "Relation": "tercet.privacy.events",

@@ -99,7 +99,8 @@ def fit(
 
     Raises:
         InputError: arguments are out of range or do not belong together.
-        ModelError: the model is not compiled, not on JAX, or mixes the examples of a batch.
+        ModelError: the model is not compiled, not on JAX, adds losses of its own, or mixes the
+            examples of a batch.
         RefusedError: the account's budget would be exceeded.
         NotFoundError: the account has no budget.
     """
@@ -252,6 +253,11 @@ def _check_model(model: Foreign) -> None:
         )
     if not getattr(model, "compiled", False) or not model.built:
         raise ModelError("the model is not compiled or has no input shape", "Call model.compile")
+    if model.losses:
+        raise ModelError(
+            "the model adds losses of its own, such as regularisers",
+            "Take them out; an optimiser's weight decay does the same for weights",
+        )
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             raise ModelError(
