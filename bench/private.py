@@ -2,8 +2,8 @@
 
     python -m bench.private [--json FILE]
 
-The post's CNN, batch 256, SGD. The plain step is ``train_on_batch``; both steps alternate, so that a
-machine that changes its pace slows both.
+The post's CNN, batch 256, SGD. The plain step is ``train_on_batch``; both steps alternate, so that
+a machine that changes its pace slows both.
 """
 
 from __future__ import annotations

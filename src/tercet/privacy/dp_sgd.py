@@ -172,7 +172,8 @@ class Step:
         fixed = [jax.numpy.array(v.value) for v in model.non_trainable_variables]
         self._microbatch = microbatch_size
         # Layers such as dropout keep a seed; each example gets one of its own.
-        seeds = [i for i, v in enumerate(model.non_trainable_variables) if "seed" in v.path]
+        variables = model.non_trainable_variables
+        seeds = [i for i, v in enumerate(variables) if v.path.endswith("seed_generator_state")]
         loss_of = keras.losses.get(model.loss)
         jnp = jax.numpy
 
