@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml $(shell find native -type f 2>/dev/null)
 	  { echo "Tercet needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[keras,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[keras,privacy,dev]'
 	touch $(STAMP)
 
 demo: $(STAMP)  ## Train a small network, share it with three workers, ask it three times

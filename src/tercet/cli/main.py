@@ -11,6 +11,7 @@ import click
 import numpy as np
 
 from tercet import __version__
+from tercet.cli.privacy import privacy
 from tercet.errors import InputError, TercetError
 
 CLUSTER = click.option(
@@ -27,6 +28,9 @@ CLUSTER = click.option(
 @click.version_option(__version__)
 def cli() -> None:
     """Encrypted deep learning on three workers that see neither the model nor the data."""
+
+
+cli.add_command(privacy)
 
 
 @cli.command()
@@ -322,6 +326,29 @@ def audit_log(config: str, verify: bool) -> None:
     if verify:
         number, head = (last.number, last.hash.hex()) if last else (0, "none")
         click.echo(f"{number} entries, all in order; head {head}")
+
+
+@cli.command()
+@click.argument("model", type=click.Path())
+@click.option("--members", required=True, type=click.Path(), help=".npz, x and y: trained on.")
+@click.option("--non-members", required=True, type=click.Path(), help=".npz: not trained on.")
+@click.option("--reference", multiple=True, type=click.Path(), help="A model trained on neither.")
+@click.option("--epsilon", type=float, help="What is claimed.")
+@click.option("--delta", default=1e-5, show_default=True, type=float, help="Of the claim.")
+@click.option("--output", default="audit.html", show_default=True, type=click.Path(dir_okay=False))
+def audit(
+    model: str,
+    members: str,
+    non_members: str,
+    reference: tuple[str, ...],
+    epsilon: float | None,
+    delta: float,
+    output: str,
+) -> None:
+    """Attack MODEL, a Keras classifier: which records was it trained on, what does it show?"""
+    from tercet.cli.audit import run_audit
+
+    run_audit(model, members, non_members, reference, epsilon, delta, output)
 
 
 def _when(text: str | None) -> datetime.datetime | float | None:

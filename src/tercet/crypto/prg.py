@@ -73,6 +73,11 @@ class Stream:
         return "Stream(<secret>)"
 
 
+def fresh_stream() -> Stream:
+    """Return a stream keyed from the operating system, which nobody can draw again."""
+    return Stream(fresh(STREAM_KEY_BYTES))
+
+
 class Streams:
     """The streams of one session key, each of which can be taken once, in one go.
 

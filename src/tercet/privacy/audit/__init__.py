@@ -1,0 +1,1 @@
+"""Attacks on a trained model: what it gives away about the records that it was trained on."""
