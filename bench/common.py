@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Target:
-    """A figure to reach (issue 3): at most ``reach``, or at least if ``least``."""
+    """A figure to reach: at most ``reach``, or at least if ``least``."""
 
     what: str
     measured: float
