@@ -99,7 +99,7 @@ def _relative(function: Function) -> Function:
 
 def _exp_weight(floor: float) -> Function:
     # The result is the fourth power: its error is 4 y^3 times that of y = exp(4 u).
-    return lambda u: 4 * np.exp(12 * u) / np.maximum(np.exp(16 * u), floor)
+    return lambda u: 4 * np.exp(12 * u) / np.maximum(np.exp(16 * u), floor) + 0.02
 
 
 def _format(values: Any) -> str:
@@ -135,7 +135,10 @@ def main() -> None:
         minimax(inverse, *span, 4, _relative(inverse)),
     )  # fmt: skip
     single("RSQRT", "m^-1/2 on [1/4, 1], relative error", minimax(root, *span, 4, _relative(root)))
-    single("LOG", "log m on [1/2, 1], absolute error", minimax(np.log, 0.4961, 1.008, 6))
+    single(
+        "LOG", "log(3/4 + v) on [-1/4, 1/4], absolute error",
+        minimax(lambda v: np.log(0.75 + v), 0.4961 - 0.75, 1.008 - 0.75, 6),
+    )  # fmt: skip
     for name, (right, left, tail, last, unit, pieces, degree) in PIECES.items():
         both = [right] if left is None else [right, left]
         error, bounds = bounds_for(both, last, pieces, degree)

@@ -21,21 +21,20 @@ WORK_SCALE = 24
 LARGEST_LOG2 = 15
 #: Up to here exp(x) is computed; beyond 2^-5 more it is 2^15.
 HIGHEST = 10.3125
+#: Below this exp(x) counts as 0.
+LOWEST = -11.8125
 _UNIT = 4
 
 
 def exp(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -> Steps[Share]:
     """Return exp(x) for |x| < 2^(bits-1) units.
 
-    Domain: x <= 10.3125. Beyond 10.34375 the result is 2^15 exactly; below -(f + 1) log 2 it is 0.
+    Domain: x <= 10.3125. Beyond 10.34375 the result is 2^15 exactly, below -11.8125 it is 0.
     """
-    low, high = (
-        _limits(scale),
-        coarse(protocol, x, HIGHEST, scale, max(bits, scale + 5), scale - 5, f"{at}/high"),
-    )
+    bits = max(bits, scale + 5)
     below, inside, value = yield from together(
-        coarse(protocol, x, low, scale, max(bits, scale + 5), scale - 5, f"{at}/low"),
-        high,
+        coarse(protocol, x, LOWEST, scale, bits, scale - 5, f"{at}/low"),
+        coarse(protocol, x, HIGHEST, scale, bits, scale - 5, f"{at}/high"),
         _fourth_power(protocol, x, scale, EXP, 23, scale, f"{at}/power"),
     )
     assert isinstance(below, Bits) and isinstance(inside, Bits) and isinstance(value, Share)
@@ -51,16 +50,13 @@ def exp_negative(
 
     Domain: x <= 2^-5. Below -(result + 1) log 2 (at least -18) the result is 0 exactly.
     """
+    low = -math.floor((result + 1) * math.log(2) * 32) / 32
     below, value = yield from together(
-        coarse(protocol, x, _limits(result), scale, max(bits, scale + 6), scale - 5, f"{at}/low"),
+        coarse(protocol, x, low, scale, max(bits, scale + 6), scale - 5, f"{at}/low"),
         _fourth_power(protocol, x, scale, EXP_NEGATIVE, 24, result, f"{at}/power"),
     )
     assert isinstance(below, Bits) and isinstance(value, Share)
     return (yield from replaced(protocol, below, value, 0.0, result, f"{at}/zero"))
-
-
-def _limits(result: int) -> float:
-    return -math.floor((result + 1) * math.log(2) * 32) / 32
 
 
 def _fourth_power(

@@ -7,7 +7,7 @@ import numpy as np
 from tercet.function.exponential import WORK_SCALE, exp_negative
 from tercet.function.fixed import times
 from tercet.function.maximum import reduce_max
-from tercet.function.reciprocal import reciprocal
+from tercet.function.reciprocal import reciprocal_above_one
 from tercet.protocol.base import Protocol, Share, Words, subtract
 from tercet.protocol.rounds import Steps
 
@@ -30,7 +30,7 @@ def softmax(
     assert isinstance(difference, Share)
     exponential = yield from exp_negative(protocol, difference, scale, bits, f"{at}/exp")
     total = protocol.map(lambda a: np.sum(a, axis, dtype=np.uint64), exponential)
-    inverse = yield from reciprocal(
+    inverse = yield from reciprocal_above_one(
         protocol, total, WORK_SCALE, float(classes) * 1.001, f"{at}/reciprocal"
     )
     return (
