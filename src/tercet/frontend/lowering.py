@@ -14,7 +14,8 @@ from tercet.errors import ModelError, UnsupportedOperation
 from tercet.frontend.hints import describe
 from tercet.frontend.values import Array, Known, Secret, Taint, Value, derive
 from tercet.program.builder import Builder
-from tercet.program.operations import MAX_SCALE, RANGE_BITS
+from tercet.program.checks import MAX_SCALE, RANGE_BITS
+from tercet.program.functions import FUNCTION_SCALES
 from tercet.program.program import Attribute, Role
 from tercet.program.types import Form
 
@@ -255,6 +256,32 @@ class Lowering:
             return x
         return self.sub(x, self.relu(self.sub(x, y)))
 
+    # --- functions --------------------------------------------------------------------------
+
+    def function(self, op: str, x: Secret, **attrs: Attribute) -> Secret:
+        """Return a function of ``x`` that has a contract."""
+        if self.scale not in FUNCTION_SCALES:
+            raise UnsupportedOperation(
+                f"{self.place()} uses {op} with {self.scale} fractional bits",
+                f"Use {FUNCTION_SCALES[0]} to {FUNCTION_SCALES[-1]} fractional bits",
+            )
+        return self.emit(op, x.handle, bits=RANGE_BITS, **attrs)
+
+    def divide(self, x: Secret, y: Secret, signed: bool) -> Secret:
+        """Return x / y."""
+        return self.emit("divide", x.handle, y.handle, signed=int(signed), bits=RANGE_BITS)
+
+    def narrow(self, x: Secret) -> Secret:
+        """Return what ``x`` repeats along some axes, which NumPy broadcasts by itself."""
+        if x.handle >= 0 and self.builder.instruction(x.handle).op == "broadcast":
+            (source,) = self.builder.instruction(x.handle).args
+            return Secret(source, self.builder.type_of(source).shape)
+        return x
+
+    def is_positive(self, x: Secret) -> bool:
+        """Return whether the operations that made ``x`` cannot make anything below 0."""
+        return x.handle >= 0 and _positive(self.builder, x.handle)
+
     # --- bits -------------------------------------------------------------------------------
 
     def negative(self, x: Value) -> Secret:
@@ -276,6 +303,23 @@ class Lowering:
     def _known(name: str, function: Callable[[Array, Array], Array], x: Known, y: Known) -> Known:
         shape = np.broadcast_shapes(x.shape, y.shape)
         return derive(name, np.asarray(function(x.array, y.array)), shape, x, y)
+
+
+_KEEPS_SIGN = frozenset({"sum", "reshape", "broadcast", "transpose", "slice", "window_sum", "add"})
+_POSITIVE = frozenset({"abs", "exp", "relu", "rsqrt", "sigmoid", "softmax", "softplus", "sqrt"})
+
+
+def _positive(builder: Builder, handle: int) -> bool:
+    """Return whether a handle is positive but for rounding, by its last few instructions."""
+    if handle < 0:
+        return False
+    made = builder.instruction(handle)
+    if made.op == "add_const":
+        value = made.attrs["value"]
+        return isinstance(value, int) and value >= 0 and _positive(builder, made.args[0])
+    if made.op in _KEEPS_SIGN:
+        return all(_positive(builder, a) for a in made.args)
+    return made.op in _POSITIVE
 
 
 def _trim(value: Known) -> Known:

@@ -10,7 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tercet.function.fixed import coarse, multiply, polynomial, product, replaced, rounded
+from tercet.function.fixed import (
+    coarse,
+    polynomial,
+    product,
+    product_plus,
+    replaced,
+    rounded,
+)
 from tercet.function.tables import EXP, EXP_NEGATIVE
 from tercet.protocol.base import Bits, Protocol, Share
 from tercet.protocol.rounds import Steps, together
@@ -26,21 +33,25 @@ LOWEST = -11.8125
 _UNIT = 4
 
 
-def exp(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -> Steps[Share]:
-    """Return exp(x) for |x| < 2^(bits-1) units.
+def exp(
+    protocol: Protocol, x: Share, scale: int, bits: int, at: str, result: int | None = None
+) -> Steps[Share]:
+    """Return exp(x) with ``result`` fractional bits (``scale`` unless given).
+
+    |x| < 2^(bits-1) units.
 
     Domain: x <= 10.3125. Beyond 10.34375 the result is 2^15 exactly, below -11.8125 it is 0.
     """
-    bits = max(bits, scale + 5)
+    bits, to = max(bits, scale + 5), scale if result is None else result
     below, inside, value = yield from together(
         coarse(protocol, x, LOWEST, scale, bits, scale - 5, f"{at}/low"),
         coarse(protocol, x, HIGHEST, scale, bits, scale - 5, f"{at}/high"),
-        _fourth_power(protocol, x, scale, EXP, 23, scale, f"{at}/power"),
+        _fourth_power(protocol, x, scale, EXP, 23, to, f"{at}/power"),
     )
     assert isinstance(below, Bits) and isinstance(inside, Bits) and isinstance(value, Share)
     beyond = protocol.bit_not(inside)
-    zero = yield from replaced(protocol, below, value, 0.0, scale, f"{at}/zero")
-    return (yield from replaced(protocol, beyond, zero, 2.0**LARGEST_LOG2, scale, f"{at}/largest"))
+    zero = yield from replaced(protocol, below, value, 0.0, to, f"{at}/zero")
+    return (yield from replaced(protocol, beyond, zero, 2.0**LARGEST_LOG2, to, f"{at}/largest"))
 
 
 def exp_negative(
@@ -77,7 +88,7 @@ def _fourth_power(
     # The upper coefficients keep few bits: they count by u^4 only.
     upper = polynomial(protocol, c[4:], ((x, low), (u2, work), (u3, work), (u4, work)), work + 12)
     lower = polynomial(protocol, c[:4], ((x, low), (u2, work), (u3, work)), 2 * work + 12)
-    total = protocol.add(protocol.product(multiply, upper, u4), lower)
+    total = product_plus(protocol, upper, u4, lower)
     y = yield from rounded(protocol, total, 2 * work + 12 - 24, f"{at}/polynomial")
     squared = yield from product(protocol, y, y, 48 - 22, f"{at}/square")
     return (yield from product(protocol, squared, squared, 44 - result, f"{at}/fourth"))

@@ -7,7 +7,7 @@ from typing import cast
 
 import numpy as np
 
-from tercet.protocol.base import Bits, Number, Partial, Protocol, Share, Words
+from tercet.protocol.base import Bits, Number, Protocol, Share, Words
 from tercet.protocol.rounds import Steps, done
 
 #: |x| < 2^62 is what truncations and comparisons take.
@@ -63,7 +63,7 @@ def fill(protocol: Protocol, value: float, scale: int, shape: tuple[int, ...]) -
     return protocol.constant(np.full(shape, ring_constant(value, scale)))
 
 
-def rounded(protocol: Protocol, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
+def rounded(protocol: Protocol, x: Number, shift: int, at: str) -> Steps[Share]:
     """Return x >> shift with an error of at most one unit of the last place to either side.
 
     A truncation is up to two units low; one unit is added first.
@@ -78,6 +78,11 @@ def rounded(protocol: Protocol, x: Share | Partial, shift: int, at: str) -> Step
 def product(protocol: Protocol, x: Share, y: Share, shift: int, at: str) -> Steps[Share]:
     """Return x * y >> shift, rounded as ``rounded`` does. Two rounds."""
     return rounded(protocol, protocol.product(multiply, x, y), shift, at)
+
+
+def product_plus(protocol: Protocol, x: Share, y: Share, z: Share) -> Partial:
+    """Return x * y + z, local; z has the fractional bits of the product."""
+    return cast("Partial", protocol.add(protocol.product(multiply, x, y), z))
 
 
 def lifted(protocol: Protocol, x: Number, bits: int) -> Number:

@@ -10,9 +10,9 @@ from tercet.function.fixed import (
     add,
     add_constant,
     fill,
-    multiply,
     polynomial,
     product,
+    product_plus,
     ring_constant,
     rounded,
     scaled,
@@ -51,7 +51,7 @@ def log(
     # The upper coefficients keep few bits: they count by u^3 < 2^-6 only.
     upper = polynomial(protocol, LOG[3:], (*low, (u3, 24)), 36)
     lower = polynomial(protocol, LOG[:3], low, 60)
-    total = protocol.add(protocol.product(multiply, upper, u3), lower)
+    total = product_plus(protocol, upper, u3, lower)
     mantissa = yield from rounded(protocol, total, 60 - 40, f"{at}/sum")
     exponent = scaled(protocol, shifts, -math.log(2), 40)
     value = add_constant(

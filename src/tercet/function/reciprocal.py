@@ -20,6 +20,7 @@ from tercet.function.fixed import (
     multiply,
     polynomial,
     product,
+    product_plus,
     ring_constant,
     rounded,
     times,
@@ -127,7 +128,7 @@ def _inverse(protocol: Protocol, x: Share, at: str) -> Steps[tuple[Share, Share]
     lower = polynomial(protocol, RECIPROCAL[:3], ((m, 26), (square, 24)), 58)
     start = yield from rounded(
         protocol,
-        protocol.add(protocol.product(multiply, upper, square), lower),
+        product_plus(protocol, upper, square, lower),
         58 - 26,
         f"{at}/start",
     )

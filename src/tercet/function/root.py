@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tercet.function.fixed import add, lifted, multiply, polynomial, product, rounded
+from tercet.function.fixed import add, lifted, multiply, polynomial, product, product_plus, rounded
 from tercet.function.normalise import STEPS, TOP, factor, normalised, ones, positive
 from tercet.function.tables import RSQRT
 from tercet.protocol.base import Protocol, Share
@@ -39,7 +39,7 @@ def _of_positive(protocol: Protocol, x: Share, scale: int, to: int, at: str) -> 
     lower = polynomial(protocol, RSQRT[:3], ((m, 26), (square, 24)), 60)
     start = yield from rounded(
         protocol,
-        protocol.add(protocol.product(multiply, upper, square), lower),
+        product_plus(protocol, upper, square, lower),
         60 - _WORK,
         f"{at}/start",
     )

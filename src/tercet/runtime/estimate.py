@@ -15,7 +15,8 @@ from tercet.program.types import Form, Type, bind_shape
 from tercet.protocol.base import Bits, Cost, Partial, Share
 from tercet.protocol.cost import CostModel
 from tercet.protocol.counting import Counting, count_rounds, zeros
-from tercet.runtime.interpreter import ROUNDS, Step, Value
+from tercet.runtime.interpreter import ROUNDS, Value
+from tercet.runtime.step import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ def estimate(program: Program, batch: int, costs: CostModel) -> list[Instruction
         if instruction.op in ROUNDS:
             counting = Counting(costs)
             args = tuple(_dummy(program.type_of(a), batch) for a in instruction.args)
-            step = Step(counting, instruction, args, str(number), batch)
+            scale = program.type_of(instruction.args[0]).scale
+            step = Step(counting, instruction, args, str(number), batch, scale)
             rounds = count_rounds(ROUNDS[instruction.op](step))
             cost = Cost(counting.bytes, rounds)
         result.append(

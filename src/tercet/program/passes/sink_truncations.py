@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
-from tercet.program.operations import MAX_SCALE, RANGE_BITS, multiply_extents
+from tercet.program.checks import MAX_SCALE, RANGE_BITS, multiply_extents
 from tercet.program.passes.rewrite import Array, Arrays, Rewrite, count_uses
 from tercet.program.program import Instruction, Program, Role
 from tercet.ring.fixed import RANGE_LOG2
