@@ -278,6 +278,13 @@ class Lowering:
             return Secret(source, self.builder.type_of(source).shape)
         return x
 
+    def is_input(self, x: Secret) -> bool:
+        """Return whether ``x`` is the client's input, at most moved about."""
+        handle = x.handle
+        while handle >= 0 and self.builder.instruction(handle).op in _MOVES:
+            (handle,) = self.builder.instruction(handle).args
+        return handle < 0
+
     def is_positive(self, x: Secret) -> bool:
         """Return whether the operations that made ``x`` cannot make anything below 0."""
         return x.handle >= 0 and _positive(self.builder, x.handle)
@@ -305,6 +312,7 @@ class Lowering:
         return derive(name, np.asarray(function(x.array, y.array)), shape, x, y)
 
 
+_MOVES = frozenset({"reshape", "broadcast", "transpose", "slice"})
 _KEEPS_SIGN = frozenset({"sum", "reshape", "broadcast", "transpose", "slice", "window_sum", "add"})
 _POSITIVE = frozenset({"abs", "exp", "relu", "rsqrt", "sigmoid", "softmax", "softplus", "sqrt"})
 

@@ -7,7 +7,7 @@ from typing import cast
 
 import numpy as np
 
-from tercet.protocol.base import Bits, Number, Protocol, Share, Words
+from tercet.protocol.base import Bits, Number, Partial, Protocol, Share, Words
 from tercet.protocol.rounds import Steps, done
 
 #: |x| < 2^62 is what truncations and comparisons take.

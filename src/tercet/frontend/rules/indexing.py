@@ -37,7 +37,7 @@ def _one_axis(low: Lowering, node: Node, shape: tuple[int, ...]) -> tuple[int, i
     numbers, sizes = node.params["dimension_numbers"], tuple(node.params["slice_sizes"])
     axes = tuple(numbers.start_index_map)
     count = len(node.outputs[0].shape) - len(shape) + 1
-    if len(axes) != 1 or getattr(numbers, "operand_batching_dims", ()):
+    if len(axes) != 1 or numbers.operand_batching_dims:
         raise low.unsupported(node.name, "at places of several axes")
     (axis,) = axes
     whole = all(

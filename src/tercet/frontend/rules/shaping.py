@@ -148,10 +148,9 @@ def _scan_row(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Valu
 
 
 def _scan_stack(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
-    if known := [a for a in args if isinstance(a, Known)]:
-        if len(known) == len(args):
-            array = np.stack([a.full() for a in known])
-            return [derive("stack", array, array.shape, *known)]
+    if (known := [a for a in args if isinstance(a, Known)]) and len(known) == len(args):
+        array = np.stack([a.full() for a in known])
+        return [derive("stack", array, array.shape, *known)]
     parts = [low.reshape(low.share(a), (1, *a.shape)) for a in args]
     if len(parts) == 1:
         return parts
