@@ -32,6 +32,11 @@ class Var:
     shape: tuple[int, ...]
     dtype: Foreign
 
+    @property
+    def is_truth(self) -> bool:
+        """Whether the trace has truth values here."""
+        return str(self.dtype) == "bool"
+
 
 @dataclass(frozen=True)
 class Lit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
@@ -168,7 +168,7 @@ class Lowering:
         if y.scalar:
             value = self.fixed(y.number)
             return self.emit("add_const", x.handle, value=value) if value else x
-        return self.emit("add", x.handle, self.register(_trim(y)))
+        return self.emit("add", x.handle, self.register(_unmasked(_trim(y))))
 
     def sub(self, x: Value, y: Value) -> Value:
         """Return x - y."""
@@ -296,12 +296,23 @@ class Lowering:
         assert isinstance(x, Secret)
         return self.emit("negative", x.handle, shift=0, bits=RANGE_BITS)
 
+    def number(self, bit: Secret) -> Secret:
+        """Return 1 where ``bit`` is set, else 0."""
+        one = self.share(derive("ones", np.ones((1,) * len(bit.shape)), bit.shape))
+        return self.emit("select", bit.handle, one.handle)
+
     def invert(self, bit: Secret) -> Secret:
-        """Return the other bit."""
+        """Return the other truth value."""
+        if not bit.bit:
+            other = self.add(self.neg(bit), derive("one", np.ones(()), ()))
+            assert isinstance(other, Secret)
+            return replace(other, truth=True)
         return self.emit("bit_not", bit.handle)
 
     def select(self, bit: Secret, other: Value, chosen: Value) -> Value:
-        """Return ``chosen`` where ``bit`` is set, else ``other``."""
+        """Return ``chosen`` where ``bit`` (or a truth value) is set, else ``other``."""
+        if not bit.bit:
+            return self.add(self.mul(bit, self.sub(chosen, other)), other)
         difference = self.share(self.sub(chosen, other))
         difference = self.broadcast(difference, bit.shape)
         return self.add(self.emit("select", bit.handle, difference.handle), other)
@@ -328,6 +339,17 @@ def _positive(builder: Builder, handle: int) -> bool:
     if made.op in _KEEPS_SIGN:
         return all(_positive(builder, a) for a in made.args)
     return made.op in _POSITIVE
+
+
+#: Masks add a number such as -1e9 in front of a softmax: this is far enough below.
+_MASKED = -(2.0**13)
+
+
+def _unmasked(value: Known) -> Known:
+    if value.taint is Taint.MODEL or not (value.array < -1e8).any():
+        return value
+    array = np.where(value.array < -1e8, _MASKED, value.array)
+    return derive("mask", array, value.shape, value)
 
 
 def _trim(value: Known) -> Known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -76,6 +77,8 @@ def _convert(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value
     (x,) = args
     kind = np.dtype(node.params["new_dtype"])
     assert isinstance(x, Secret)
+    if x.truth:
+        return [replace(x, truth=False)]
     # bfloat16 and its kin are no NumPy kinds: everything that is not a whole number is a float.
     if kind.kind in "iu" and not x.bit and low.is_input(x):
         # Whole numbers by agreement with the client; a table looks up the nearest one.

@@ -56,11 +56,12 @@ def _reduced(all_of: bool) -> Rule:
         (x,) = args
         axes = tuple(node.params["axes"])
         assert isinstance(x, Secret)
-        if not x.bit:
+        if not (x.bit or x.truth):
             raise low.unsupported(node.name, "on other values than a secret comparison")
         # Bits have no axes to sum over: count them as numbers, then compare.
         one, zero = public(1.0), public(0.0)
-        counted = low.select(low.invert(x) if all_of else x, zero, one)
+        wanted = low.invert(x) if all_of else x
+        counted = low.select(wanted, zero, one) if wanted.bit else wanted
         assert isinstance(counted, Secret)
         total = low.emit("sum", counted.handle, axes=axes) if axes else counted
         none = low.negative(low.sub(total, public(0.5)))
@@ -74,8 +75,15 @@ def _logic(function: Callable[[Lowering, Secret, Secret], Secret]) -> Rule:
         x, y = args
         if isinstance(x, Known):
             x, y = y, x
-        if isinstance(y, Known) and y.scalar and isinstance(x, Secret) and x.bit:
+        if isinstance(y, Known) and y.scalar and isinstance(x, Secret) and (x.bit or x.truth):
             return [x if bool(y.number) is (function is _both) else y]
+        if isinstance(x, Secret) and isinstance(y, Secret) and (x.truth or y.truth):
+            both = [low.number(a) if a.bit else a for a in (x, y)]
+            if function is _either:
+                both = [low.invert(a) for a in both]
+            joint = low.mul(*both)
+            assert isinstance(joint, Secret)
+            return [joint if function is _both else low.invert(joint)]
         if not (isinstance(x, Secret) and isinstance(y, Secret) and x.bit and y.bit):
             raise low.unsupported(node.name, "on other values than two secret comparisons")
         return [function(low, x, y)]
@@ -93,7 +101,7 @@ def _either(low: Lowering, x: Secret, y: Secret) -> Secret:
 
 def _not(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
     (x,) = args
-    if not (isinstance(x, Secret) and x.bit):
+    if not (isinstance(x, Secret) and (x.bit or x.truth)):
         raise low.unsupported(node.name, "on other values than a secret comparison")
     return [low.invert(x)]
 
@@ -104,9 +112,10 @@ def _select_n(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Valu
         raise low.unsupported(node.name, f"among {len(cases)} cases")
     other, chosen = cases
     if any(isinstance(c, Secret) and c.bit for c in cases):
-        raise low.unsupported(node.name, "among results of comparisons")
+        cases = [low.number(c) if isinstance(c, Secret) and c.bit else c for c in cases]
+        other, chosen = cases
     if isinstance(which, Secret):
-        if not which.bit:
+        if not (which.bit or which.truth):
             raise low.unsupported(node.name, "by a secret index")
         return [low.select(which, other, chosen)]
     other, chosen = (_mask_number(c) for c in cases)
@@ -116,7 +125,7 @@ def _select_n(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Valu
 
 
 #: Stands for the lowest number of a float where a mask puts it, in front of a softmax.
-_MASKED = -(2.0**20)
+_MASKED = -(2.0**13)
 
 
 def _mask_number(value: Value) -> Value:

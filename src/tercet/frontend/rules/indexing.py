@@ -9,7 +9,7 @@ import numpy as np
 from tercet.frontend.graph import Node
 from tercet.frontend.lowering import Lowering
 from tercet.frontend.rules.rule import Rule, merge
-from tercet.frontend.values import Known, Secret, Value, derive
+from tercet.frontend.values import Known, Secret, Taint, Value, derive
 from tercet.program.checks import RANGE_BITS
 from tercet.program.functions import MAX_CLASSES
 
@@ -72,6 +72,8 @@ def _public(low: Lowering, node: Node, x: Value, index: Known, axis: int) -> Val
     flat = low.reshape(moved, (*rows, x.shape[axis]))
     key = derive("places", matrix, matrix.shape, index)
     picked = low.emit("matmul", flat.handle, low.register(key, scale=0))
+    if key.taint is Taint.MODEL:
+        picked = low.emit("reshare", picked.handle)
     width = len(moved.shape) - 1
     full = low.reshape(picked, (*moved.shape[:-1], *index_shape(shape, x.shape, axis)))
     extra = len(full.shape) - width
