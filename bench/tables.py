@@ -99,7 +99,7 @@ def _relative(function: Function) -> Function:
 
 def _exp_weight(floor: float) -> Function:
     # The result is the fourth power: its error is 4 y^3 times that of y = exp(4 u).
-    return lambda u: 4 * np.exp(12 * u) / np.maximum(np.exp(16 * u), floor) + 0.02
+    return lambda u: 4 * np.exp(12 * u) / np.maximum(np.exp(16 * u), floor) + 0.001
 
 
 def _format(values: Any) -> str:
@@ -120,8 +120,8 @@ def main() -> None:
 
     quarter: Function = lambda u: np.exp(4 * u)  # noqa: E731
     single(
-        "EXP", "exp(4 u) on [-1.05, 0.66], error of the fourth power relative to max(y, 0.25)",
-        minimax(quarter, -1.05, 0.66, 8, _exp_weight(0.25)),
+        "EXP", "exp(4 u) on [-0.75, 0.66], error of the fourth power relative to max(y, 0.2)",
+        minimax(quarter, -0.75, 0.66, 8, _exp_weight(0.2)),
     )  # fmt: skip
     single(
         "EXP_NEGATIVE", "exp(4 u) on [-1.15, 0.01], absolute error of the fourth power",

@@ -40,7 +40,7 @@ def exp(
 
     |x| < 2^(bits-1) units.
 
-    Domain: x <= 10.3125. Beyond 10.34375 the result is 2^15 exactly, below -11.8125 it is 0.
+    Domain: x < 10.3125. Beyond 10.34375 the result is 2^15 exactly, below -11.8125 it is 0.
     """
     bits, to = max(bits, scale + 5), scale if result is None else result
     below, inside, value = yield from together(
