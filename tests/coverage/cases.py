@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
@@ -19,13 +19,15 @@ SERIES = (6, 8)
 class Case:
     """How to build a model, its stated error relative to the spread of the output, its inputs.
 
-    ``indices`` says that the inputs are whole numbers below this.
+    ``indices`` says that the inputs are whole numbers below this; ``approximated`` that a function
+    with a contract is among the operations.
     """
 
     model: Callable[[], keras.Model]
     error: float = 1e-3
     indices: int = 0
     note: str = ""
+    approximated: bool = False
 
     def sample(self, rows: int) -> np.ndarray:
         """Return random rows of the model's input."""
@@ -196,3 +198,18 @@ CASES: dict[str, Case] = {
         )
     },
 }  # fmt: skip
+
+_APPROXIMATED = (
+    "LayerNorm", "RMSNorm", "GroupNorm", "UnitNorm", "ELU", "gelu", "silu", "sigmoid", "tanh)",
+    "softplus", "softsign", "selu", "mish", "exponential", "softmax", "Softmax", "RNN", "LSTM",
+    "GRU", "Attention", "celu", "elu)", "glu", "squareplus", "tanh_shrink",
+)  # fmt: skip
+_EXACT = ("ReLU", "hard", "relu")
+CASES = {
+    name: replace(
+        case,
+        approximated=any(part in name for part in _APPROXIMATED)
+        and not any(part in name for part in _EXACT),
+    )
+    for name, case in CASES.items()
+}

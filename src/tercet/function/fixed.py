@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 
 from tercet.protocol.base import Bits, Number, Partial, Protocol, Share, Words
-from tercet.protocol.rounds import Steps, done
+from tercet.protocol.rounds import Steps
 
 #: |x| < 2^62 is what truncations and comparisons take.
 RANGE_BITS = 62
@@ -66,13 +66,13 @@ def fill(protocol: Protocol, value: float, scale: int, shape: tuple[int, ...]) -
 def rounded(protocol: Protocol, x: Number, shift: int, at: str) -> Steps[Share]:
     """Return x >> shift with an error of at most one unit of the last place to either side.
 
-    A truncation is up to two units low; one unit is added first.
+    A truncation is up to two units low; one unit is added first. A negative shift is exact.
     """
-    if shift == 0 and isinstance(x, Share):
-        return done(x)
-    return protocol.truncate(
-        protocol.add_public(x, np.asarray(np.uint64(1) << np.uint64(shift))), shift, at
-    )
+    if shift <= 0:
+        exact = x if isinstance(x, Share) else (yield from protocol.reshare(x, at))
+        return lifted(protocol, exact, -shift)
+    moved = protocol.add_public(x, np.asarray(np.uint64(1) << np.uint64(shift)))
+    return (yield from protocol.truncate(moved, shift, at))
 
 
 def product(protocol: Protocol, x: Share, y: Share, shift: int, at: str) -> Steps[Share]:

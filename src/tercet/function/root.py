@@ -64,6 +64,6 @@ def sqrt(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -> Steps[
     Domain: 0 <= x < 2^(29-f). For x < 0 the result is 0.
     """
     x = yield from positive(protocol, x, bits, f"{at}/clamp")
-    extra = 24
+    extra = 26
     inverse = yield from _of_positive(protocol, x, scale, extra, f"{at}/inverse")
     return (yield from product(protocol, x, inverse, extra, f"{at}/join"))
