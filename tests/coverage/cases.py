@@ -63,6 +63,24 @@ def _join(function: Callable[..., object]) -> Case:
     return Case(lambda: joined(function))
 
 
+def _tokens() -> keras.Model:
+    x = keras.Input((6,), dtype="int32")
+    return randomise(keras.Model(x, L.Dense(3)(L.Embedding(11, 4)(x))))
+
+
+def _transformer(causal: bool) -> keras.Model:
+    """Return two blocks of attention and feed-forward layers on tokens."""
+    x = keras.Input((8,), dtype="int32")
+    h = L.Embedding(20, 16)(x)
+    for _ in range(2):
+        a = L.LayerNormalization()(h)
+        h = L.Add()([h, L.MultiHeadAttention(2, 8)(a, a, use_causal_mask=causal)])
+        a = L.LayerNormalization()(h)
+        h = L.Add()([h, L.Dense(16)(L.Dense(32, activation="gelu")(a))])
+    top = L.Dense(20)(h) if causal else L.Dense(5)(L.GlobalAveragePooling1D()(h))
+    return randomise(keras.Model(x, top))
+
+
 class Causal(L.Layer):
     """Self-attention with a causal mask."""
 
@@ -151,6 +169,7 @@ CASES: dict[str, Case] = {
     "Attention(dot)": _functional(SERIES, lambda x: L.Attention()([x, x])),
     "AdditiveAttention": _functional(SERIES, lambda x: L.AdditiveAttention()([x, x])),
     "Embedding": _row((6,), lambda: L.Embedding(11, 4), indices=11, note="secret index, one-hot"),
+    "Embedding(int32 input)": Case(_tokens, indices=11),
     "Embedding(mask_zero)+LSTM": _row(
         (6,), lambda: L.Embedding(11, 4, mask_zero=True), lambda: L.LSTM(5), indices=11
     ),
@@ -173,6 +192,8 @@ CASES: dict[str, Case] = {
     "Concatenate": _join(lambda a, b: L.Concatenate()([a, b])),
     "Dot": _join(lambda a, b: L.Dot(1)([a, b])),
     # Beyond the table.
+    "Model: transformer encoder": Case(lambda: _transformer(False), 1e-2, indices=20),
+    "Model: decoder, causal": Case(lambda: _transformer(True), 1e-2, indices=20),
     "Rows at public places": _row(SERIES, Rows),
     "Conv1DTranspose": _row(SERIES, lambda: L.Conv1DTranspose(3, 3, 2)),
     "Conv3DTranspose": _row((3, 4, 3, 2), lambda: L.Conv3DTranspose(2, 2, 2)),
@@ -202,7 +223,7 @@ CASES: dict[str, Case] = {
 _APPROXIMATED = (
     "LayerNorm", "RMSNorm", "GroupNorm", "UnitNorm", "ELU", "gelu", "silu", "sigmoid", "tanh)",
     "softplus", "softsign", "selu", "mish", "exponential", "softmax", "Softmax", "RNN", "LSTM",
-    "GRU", "Attention", "celu", "elu)", "glu", "squareplus", "tanh_shrink",
+    "GRU", "Attention", "Model", "celu", "elu)", "glu", "squareplus", "tanh_shrink",
 )  # fmt: skip
 _EXACT = ("ReLU", "hard", "relu")
 CASES = {

@@ -102,9 +102,9 @@ def _of(function: Callable[..., object]) -> Callable[[], keras.Model]:
     return lambda: one_layer((4,), L.Lambda(function, name="mixer"))
 
 
-def _integers() -> keras.Model:
-    x = keras.Input((4,), dtype="int32")
-    return keras.Model(x, L.Embedding(9, 2)(x))
+def _truths() -> keras.Model:
+    x = keras.Input((4,), dtype="bool")
+    return keras.Model(x, L.Lambda(lambda b: keras.ops.cast(b, "float32"))(x))
 
 
 class Bare(keras.Model):
@@ -140,7 +140,7 @@ MODELS: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "two inputs": (_two_inputs, "2 inputs"),
     "two outputs": (_two_outputs, "2 outputs"),
-    "integers": (_integers, "int32 input"),
+    "truth values": (_truths, "bool input"),
     "subclassed": (_bare, "keras.Model(x, model(x))"),
     "not a number": (_broken, "'sick/bias'"),
     "out of range": (_huge, "huge/bias"),

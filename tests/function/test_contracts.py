@@ -74,6 +74,15 @@ def test_a_hundred_million_evaluations(contract: Contract) -> None:
     check("replicated", contract, 16, 62, words[words != 0])
 
 
+@both
+def test_a_root_of_a_value_before_its_truncation(protocol: str) -> None:
+    words = np.unique(np.geomspace(2**10, 2**45, 20_001).astype(np.int64))
+    got = apply(protocol, lambda p, a: rsqrt(p, a, 32, 62, "f", 16), words.view(np.uint64))
+    exact = (words / 2.0**32) ** -0.5
+    limit = np.maximum(1e-4 * exact, 2.0**-15)
+    assert (np.abs(decode(got, 16) - exact) <= limit).all()
+
+
 #: Where each function saturates: (function, x, value, tolerance in units of 2^-16).
 BEYOND: dict[str, tuple[Callable[..., Steps[Share]], list[float], list[float], float]] = {
     "exp": (exp, [10.5, 1e4, 1e9, -11.9, -1e4, -1e9], [2.0**15] * 3 + [0] * 3, 1),

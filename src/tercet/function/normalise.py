@@ -17,25 +17,31 @@ from tercet.protocol.rounds import Steps, together
 #: Numbers end up in [2^28, 2^30 + 2^23) units; with a step of 1 place, above 2^29.
 TOP = 30
 STEPS = (16, 8, 4, 2)
+#: The same for numbers below 2^46 units.
+WIDE_TOP = 46
+WIDE_STEPS = (24, 12, 6, 4, 2)
 #: Bits of x below its power of two that a comparison looks at.
 _DETAIL = 7
 
 
-def clamped(protocol: Protocol, x: Share, bits: int, at: str) -> Steps[Share]:
-    """Return min(x, 2^30 (1 - 2^-6)) for x >= 0 units below 2^(bits-1); free if ``bits`` <= 31."""
-    if bits <= TOP + 1:
+def clamped(protocol: Protocol, x: Share, bits: int, at: str, top: int = TOP) -> Steps[Share]:
+    """Return min(x, 2^top (1 - 2^-6)) for x >= 0 units below 2^(bits-1).
+
+    Free if ``bits`` <= top + 1.
+    """
+    if bits <= top + 1:
         return x
-    shift = TOP - _DETAIL
-    most = float((1 << TOP) - (1 << shift + 1))  # what is little above may pass
+    shift = top - _DETAIL
+    most = float((1 << top) - (1 << shift + 1))  # what is little above may pass
     inside = yield from coarse(protocol, x, most, 0, bits, shift, f"{at}/compare")
     kept = yield from protocol.select(inside, _plus(protocol, x, -most), f"{at}/select")
     return _plus(protocol, kept, most)
 
 
-def positive(protocol: Protocol, x: Share, bits: int, at: str) -> Steps[Share]:
-    """Return max(x, 0), at most 2^30 (1 - 2^-7), for |x| < 2^(bits-1) units."""
+def positive(protocol: Protocol, x: Share, bits: int, at: str, top: int = TOP) -> Steps[Share]:
+    """Return max(x, 0), at most 2^top (1 - 2^-7), for |x| < 2^(bits-1) units."""
     x = yield from protocol.relu(x, 0, min(max(bits, 8), RANGE_BITS), f"{at}/low")
-    return (yield from clamped(protocol, x, bits, f"{at}/high"))
+    return (yield from clamped(protocol, x, bits, f"{at}/high", top))
 
 
 def normalised(
@@ -45,18 +51,19 @@ def normalised(
     kept: Share,
     change: Callable[[Share, int], Share],
     at: str,
+    top: int = TOP,
 ) -> Steps[tuple[Share, Share]]:
     """Return x shifted to the top (units, see TOP) and what became of ``kept``.
 
-    0 <= x < 2^30 units. ``change(kept, k)`` is what a shift by k places adds to ``kept``. x = 0
+    0 <= x < 2^top units. ``change(kept, k)`` is what a shift by k places adds to ``kept``. x = 0
     takes all steps and stays 0.
     """
     for k in steps:
-        edge = TOP - k
+        edge = top - k
         shift = max(edge - _DETAIL, 0)
-        # x < 2^30 (1 + 2^-7): two bits more than the window would need without that.
+        # x < 2^top (1 + 2^-7): two bits more than the window would need without that.
         below = yield from coarse(
-            protocol, x, float(1 << edge), 0, TOP + 1, shift, f"{at}/{k}/compare"
+            protocol, x, float(1 << edge), 0, top + 1, shift, f"{at}/{k}/compare"
         )
         grown = protocol.map(lambda a, n=k: a * np.uint64((1 << n) - 1), x)  # type: ignore[misc]
         more, extra = yield from together(

@@ -5,13 +5,24 @@ from __future__ import annotations
 import numpy as np
 
 from tercet.function.fixed import add, lifted, multiply, polynomial, product, product_plus, rounded
-from tercet.function.normalise import STEPS, TOP, factor, normalised, ones, positive
+from tercet.function.normalise import (
+    STEPS,
+    TOP,
+    WIDE_STEPS,
+    WIDE_TOP,
+    factor,
+    normalised,
+    ones,
+    positive,
+)
 from tercet.function.tables import RSQRT
 from tercet.protocol.base import Protocol, Share
 from tercet.protocol.rounds import Steps
 
 #: Fractional bits of m^-1/2.
 _WORK = 26
+#: Most fractional bits with which 30 bits of x suffice.
+NARROW_SCALE = 24
 
 
 def rsqrt(
@@ -19,21 +30,32 @@ def rsqrt(
 ) -> Steps[Share]:
     """Return x^-1/2 with ``result`` fractional bits (``scale`` unless given).
 
-    Domain: 2^-f <= x < 2^(29-f), f = ``scale``. Above, the result is that of 2^(29-f); for
-    x <= 0 it is a positive number between 2^(f/2) and 2^(f/2+3).
+    Domain: 2^-f <= x < 2^(30-f) (1 - 2^-6), f = ``scale`` (29 for 30 where f is odd). Above, the
+    result is that of the end; for x <= 0 it is a positive number between 2^(f/2) and 2^(f/2+3).
+    With more than 24 fractional bits, as a variance before its truncation has, 46 stands for 30.
     """
-    x = yield from positive(protocol, x, bits, f"{at}/clamp")
-    return (yield from _of_positive(protocol, x, scale, scale if result is None else result, at))
+    top = TOP if scale <= NARROW_SCALE else WIDE_TOP
+    x = yield from positive(protocol, x, bits, f"{at}/clamp", top)
+    to = scale if result is None else result
+    return (yield from _of_positive(protocol, x, scale, to, at, top))
 
 
-def _of_positive(protocol: Protocol, x: Share, scale: int, to: int, at: str) -> Steps[Share]:
+def _of_positive(
+    protocol: Protocol, x: Share, scale: int, to: int, at: str, top: int = TOP
+) -> Steps[Share]:
     # An odd scale has no half: one bit more has (x < 2^29 there).
     x = lifted(protocol, x, scale % 2)
     even = scale + scale % 2
     m, power = yield from normalised(
-        protocol, x, STEPS, ones(protocol, x.shape), factor(protocol, halves=True), f"{at}/norm"
+        protocol,
+        x,
+        STEPS if top == TOP else WIDE_STEPS,
+        ones(protocol, x.shape),
+        factor(protocol, halves=True),
+        f"{at}/norm",
+        top,
     )
-    m = yield from rounded(protocol, m, TOP - 26, f"{at}/mantissa")
+    m = yield from rounded(protocol, m, top - 26, f"{at}/mantissa")
     square = yield from product(protocol, m, m, 52 - 24, f"{at}/square")
     upper = polynomial(protocol, (0.0, *RSQRT[3:]), ((m, 26), (square, 24)), 36)
     lower = polynomial(protocol, RSQRT[:3], ((m, 26), (square, 24)), 60)
@@ -52,16 +74,16 @@ def _of_positive(protocol: Protocol, x: Share, scale: int, to: int, at: str) -> 
     error = yield from rounded(protocol, rest, 52 - 26, f"{at}/error")
     change = yield from product(protocol, start, error, 27, f"{at}/change")
     y = add(protocol, start, change)
-    # x = m 2^30 / 4^k units: x^-1/2 = y 2^k 2^(f/2 - 15).
+    # x = m 2^top / 4^k units: x^-1/2 = y 2^k 2^(f/2 - top/2).
     return (
-        yield from product(protocol, y, power, _WORK + TOP // 2 - even // 2 - to, f"{at}/scale")
+        yield from product(protocol, y, power, _WORK + top // 2 - even // 2 - to, f"{at}/scale")
     )
 
 
 def sqrt(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -> Steps[Share]:
     """Return x^1/2 as x times ``rsqrt`` of x, kept at more bits.
 
-    Domain: 0 <= x < 2^(29-f). For x < 0 the result is 0.
+    Domain: 0 <= x < 2^(30-f) (1 - 2^-6). For x < 0 the result is 0.
     """
     x = yield from positive(protocol, x, bits, f"{at}/clamp")
     extra = 26

@@ -20,6 +20,8 @@ from tercet.program.types import Type
 
 #: Fractional bits for which the functions are made.
 FUNCTION_SCALES = range(8, 21)
+#: Most fractional bits of what ``rsqrt`` takes: a variance before its truncation.
+MAX_RSQRT_SCALE = 32
 #: Bits of a real exponent after the point, and its largest magnitude.
 EXPONENT_SCALE, MAX_EXPONENT = 16, 16
 #: Most entries of a table that a secret index looks up.
@@ -71,6 +73,15 @@ def _divide(types: Sequence[Type], attrs: Attributes) -> Type:
     return Type(broadcast_shapes(x.shape, y.shape), _signed(types, attrs).scale)
 
 
+def _rsqrt(types: Sequence[Type], attrs: Attributes) -> Type:
+    shares(types)
+    check_bits(attrs)
+    (x,), scale = types, integer(attrs, "scale")
+    require(scale in FUNCTION_SCALES, f"a function of {scale} fractional bits")
+    require(scale <= x.scale <= MAX_RSQRT_SCALE, f"a root of {x.scale} fractional bits")
+    return Type(x.shape, scale)
+
+
 def _power(types: Sequence[Type], attrs: Attributes) -> Type:
     exponent = integer(attrs, "exponent")
     require(abs(exponent) <= MAX_EXPONENT << EXPONENT_SCALE, f"exponent {exponent}")
@@ -93,7 +104,7 @@ def _cumsum(types: Sequence[Type], attrs: Attributes) -> Type:
 
 #: Functions of one number, which need the width of a comparison and nothing else.
 UNARY = (
-    "exp", "log", "log1p", "rsqrt", "sqrt", "sigmoid", "tanh", "erf", "gelu", "gelu_tanh",
+    "exp", "log", "log1p", "sqrt", "sigmoid", "tanh", "erf", "gelu", "gelu_tanh",
     "silu", "softplus", "mish",
 )  # fmt: skip
 
@@ -105,6 +116,7 @@ def _row(name: str, rule: Rule, *ints: str, arity: int = 1) -> Operation:
 FUNCTION_OPERATIONS = (
     *(_row(name, _function) for name in UNARY),
     _row("abs", _absolute),
+    _row("rsqrt", _rsqrt, "scale"),
     _row("reciprocal", _signed, "signed"),
     _row("divide", _divide, "signed", arity=2),
     _row("power", _power, "exponent"),

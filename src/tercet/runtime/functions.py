@@ -24,7 +24,6 @@ _UNARY: dict[str, Callable[..., Steps[Share]]] = {
     "exp": exp,
     "log": log,
     "log1p": log1p,
-    "rsqrt": rsqrt,
     "sqrt": sqrt,
     "sigmoid": sigmoid,
     "tanh": tanh,
@@ -63,6 +62,11 @@ def _quotient(function: Callable[..., Steps[Share]]) -> Callable[[Step], Steps[A
     return run
 
 
+def _rsqrt(step: Step) -> Steps[Any]:
+    bits, result = step.attr("bits"), step.attr("scale")
+    return rsqrt(step.protocol, step.args[0], step.scale, bits, step.at, result)
+
+
 def _power(step: Step) -> Steps[Any]:
     exponent = step.attr("exponent") / (1 << EXPONENT_SCALE)
     scale = step.instruction.type.scale
@@ -84,6 +88,7 @@ FUNCTIONS: dict[str, Callable[[Step], Steps[Any]]] = {
     "reciprocal": _quotient(reciprocal),
     "divide": _quotient(divide),
     "power": _power,
+    "rsqrt": _rsqrt,
     "softmax": _over_axis(softmax),
     "log_softmax": _over_axis(log_softmax),
     "sort": _sort,

@@ -37,6 +37,14 @@ def _erfc(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
     return [low.add(low.neg(low.function("erf", secret(low, node, args[0]))), public(1.0))]
 
 
+def _root(low: Lowering, x: Secret) -> Secret:
+    return low.function("rsqrt", x, scale=low.scale)
+
+
+def _rsqrt(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+    return [_root(low, secret(low, node, args[0]))]
+
+
 def _div(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
     x, y = args
     if isinstance(y, Known):
@@ -67,7 +75,7 @@ def _pow(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
         raise low.unsupported(node.name, f"with exponent {power.number:g}")
     x = secret(low, node, x)
     if power.number in (0.5, -0.5):
-        return [low.function("sqrt" if power.number > 0 else "rsqrt", x)]
+        return [low.function("sqrt", x) if power.number > 0 else _root(low, x)]
     exponent = round(power.number * (1 << EXPONENT_SCALE))
     return [low.function("power", x, exponent=exponent)]
 
@@ -117,11 +125,12 @@ def _cumsum(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]
     return [low.emit("cumsum", x.handle, axis=int(node.params["axis"]), reverse=int(reverse))]
 
 
-_SAME = ("exp", "log", "log1p", "rsqrt", "sqrt", "tanh", "erf")
+_SAME = ("exp", "log", "log1p", "sqrt", "tanh", "erf")
 _RECOGNISED = ("gelu", "gelu_tanh", "silu", "softplus", "mish")
 
 FUNCTIONS: dict[str, Rule] = {
     **{name: _unary(name) for name in (*_SAME, *_RECOGNISED)},
+    "rsqrt": _rsqrt,
     "logistic": _unary("sigmoid"),
     "abs": _unary("abs"),
     "exp2": _exp2,
