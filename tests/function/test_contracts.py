@@ -8,7 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 from bench.contracts import CONTRACTS, Contract
-from bench.functions import PAGE, page
+from bench.functions import PAGE, cost, page
 
 from tercet.errors import ProgramError
 from tercet.function.exponential import exp
@@ -198,6 +198,19 @@ def test_other_fractional_bits_are_refused() -> None:
     for scale in (7, 21):
         with pytest.raises(ProgramError, match="fractional bits"):
             infer("sigmoid", [Type((-1, 3), scale)], {"bits": 62})
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("exp", exp), ("log", log), ("reciprocal", reciprocal), ("rsqrt", rsqrt), ("sqrt", sqrt),
+        ("power 2.5", power), ("sigmoid", sigmoid), ("tanh", tanh), ("erf", erf), ("gelu", gelu),
+        ("silu", silu), ("softplus", softplus), ("mish", mish),
+    ],
+)  # fmt: skip
+def test_the_docstring_states_the_cost(name: str, function: Callable[..., Steps[Share]]) -> None:
+    stated, rounds = cost(next(c for c in CONTRACTS if c.name == name), 62)
+    assert f"Cost: {rounds} rounds, {stated:.0f} bytes an element" in (function.__doc__ or "")
 
 
 def test_the_page_is_current() -> None:

@@ -41,6 +41,9 @@ def exp(
     |x| < 2^(bits-1) units.
 
     Domain: x < 10.3125. Beyond 10.34375 the result is 2^15 exactly, below -11.8125 it is 0.
+
+    Error: 1e-4 of the result or, if larger, 2^-15 at f <= 16, 1.2e-5 above (2 units at f < 16).
+    Cost: 14 rounds, 332 bytes an element (bits = 62).
     """
     bits, to = max(bits, scale + 5), scale if result is None else result
     below, inside, value = yield from together(

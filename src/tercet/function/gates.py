@@ -16,6 +16,9 @@ def gelu(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -> Steps[
     """Return x Phi(x), with Phi the distribution function of the normal law.
 
     Domain: all x, |x| < 2^(bits-1) units. Beyond 4.625 the result is max(x, 0) exactly.
+
+    Error: 1e-4 of the result or, if larger, 2^-15 at f <= 16, 1.2e-5 above (2 units at f < 16).
+    Cost: 19 rounds, 390 bytes an element (bits = 62).
     """
     return _gate(protocol, x, scale, bits, GELU, at)
 
@@ -24,6 +27,9 @@ def gelu_tanh(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -> S
     """Return 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).
 
     Domain: all x, |x| < 2^(bits-1) units. Beyond 4.5 the result is max(x, 0) exactly.
+
+    Error: 1e-4 of the result or, if larger, 2^-15 at f <= 16, 1.2e-5 above (2 units at f < 16).
+    Cost: 19 rounds, 390 bytes an element (bits = 62).
     """
     return _gate(protocol, x, scale, bits, GELU_TANH, at)
 
@@ -32,6 +38,9 @@ def silu(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -> Steps[
     """Return x / (1 + exp(-x)).
 
     Domain: all x, |x| < 2^(bits-1) units. Beyond 14.5 the result is max(x, 0) exactly.
+
+    Error: 1e-4 of the result or, if larger, 2^-15 at f <= 16, 1.2e-5 above (2 units at f < 16).
+    Cost: 19 rounds, 430 bytes an element (bits = 62).
     """
     return _gate(protocol, x, scale, bits, SILU, at)
 
@@ -40,6 +49,9 @@ def softplus(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -> St
     """Return log(1 + exp(x)).
 
     Domain: all x, |x| < 2^(bits-1) units. Beyond 11.75 the result is max(x, 0) exactly.
+
+    Error: 1e-4 of the result or, if larger, 2^-15 at f <= 16, 1.2e-5 above (2 units at f < 16).
+    Cost: 19 rounds, 392 bytes an element (bits = 62).
     """
     return _gate(protocol, x, scale, bits, SOFTPLUS, at)
 
@@ -48,6 +60,9 @@ def mish(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -> Steps[
     """Return x tanh(softplus(x)).
 
     Domain: all x, |x| < 2^(bits-1) units. Beyond 14.5 the result is max(x, 0) exactly.
+
+    Error: 1e-4 of the result or, if larger, 2^-15 at f <= 16, 1.2e-5 above (2 units at f < 16).
+    Cost: 23 rounds, 666 bytes an element (bits = 62).
     """
     return _gate(protocol, x, scale, bits, MISH, at)
 

@@ -30,6 +30,9 @@ def log(
 
     Domain: 2^-f <= x < 2^(30-f), f = ``scale``. Above, the result is that of 2^(30-f); for x <= 0
     it is that of 2^-f, -11.09 at f = 16.
+
+    Error: 1e-4 of the result or, if larger, 2^-15 at f <= 16, 1.2e-5 above (2 units at f < 16).
+    Cost: 55 rounds, 633 bytes an element (bits = 62).
     """
     to = scale if result is None else result
     # max(x, 1 unit)
@@ -61,6 +64,10 @@ def log(
 
 
 def log1p(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -> Steps[Share]:
-    """Return log(1 + x): ``log`` of 1 + x, which is exact. Domain: x > -1."""
+    """Return log(1 + x): ``log`` of 1 + x, which is exact. Domain: x > -1.
+
+    Error: 1e-4 of the result or, if larger, 2^-15 at f <= 16, 1.2e-5 above (2 units at f < 16).
+    Cost: 55 rounds, 633 bytes an element (bits = 62).
+    """
     moved = add_constant(protocol, x, 1.0, scale)
     return (yield from log(protocol, moved, scale, max(bits, scale + 3), at))

@@ -13,6 +13,9 @@ def sigmoid(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -> Ste
     """Return 1 / (1 + exp(-x)).
 
     Domain: all x, |x| < 2^(bits-1) units. Beyond 11.75 the result is 0 or 1 exactly.
+
+    Error: 1e-4 of the result or, if larger, 2^-15 at f <= 16, 1.2e-5 above (2 units at f < 16).
+    Cost: 21 rounds, 424 bytes an element (bits = 62).
     """
     return _mirrored(protocol, x, scale, bits, SIGMOID, 1.0, at)
 
@@ -21,6 +24,9 @@ def tanh(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -> Steps[
     """Return tanh x.
 
     Domain: all x, |x| < 2^(bits-1) units. Beyond 6.125 the result is -1 or 1 exactly.
+
+    Error: 1e-4 of the result or, if larger, 2^-15 at f <= 16, 1.2e-5 above (2 units at f < 16).
+    Cost: 21 rounds, 423 bytes an element (bits = 62).
     """
     return _mirrored(protocol, x, scale, bits, TANH, 0.0, at)
 
@@ -29,6 +35,9 @@ def erf(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -> Steps[S
     """Return the error function of x.
 
     Domain: all x, |x| < 2^(bits-1) units. Beyond 3.25 the result is -1 or 1 exactly.
+
+    Error: 1e-4 of the result or, if larger, 2^-15 at f <= 16, 1.2e-5 above (2 units at f < 16).
+    Cost: 21 rounds, 421 bytes an element (bits = 62).
     """
     return _mirrored(protocol, x, scale, bits, ERF, 0.0, at)
 

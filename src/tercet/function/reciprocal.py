@@ -48,6 +48,9 @@ def reciprocal(
 
     Domain: 2^-f <= |x| < 2^(30-f), f = ``scale``. Above, the result is that of 2^(30-f); 1 / 0 is
     a positive number between 2^f and 2^(f+6).
+
+    Error: 1e-4 of the result or, if larger, 2^-15 at f <= 16, 1.2e-5 above (2 units at f < 16).
+    Cost: 57 rounds, 658 bytes an element (bits = 62).
     """
     flipped: Bits | None = None
     if signed:

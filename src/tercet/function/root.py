@@ -33,6 +33,9 @@ def rsqrt(
     Domain: 2^-f <= x < 2^(30-f) (1 - 2^-6), f = ``scale`` (29 for 30 where f is odd). Above, the
     result is that of the end; for x <= 0 it is a positive number between 2^(f/2) and 2^(f/2+3).
     With more than 24 fractional bits, as a variance before its truncation has, 46 stands for 30.
+
+    Error: 1e-4 of the result or, if larger, 2^-15 at f <= 16, 1.2e-5 above (2 units at f < 16).
+    Cost: 53 rounds, 649 bytes an element (bits = 62).
     """
     top = TOP if scale <= NARROW_SCALE else WIDE_TOP
     x = yield from positive(protocol, x, bits, f"{at}/clamp", top)
@@ -84,6 +87,9 @@ def sqrt(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -> Steps[
     """Return x^1/2 as x times ``rsqrt`` of x, kept at more bits.
 
     Domain: 0 <= x < 2^(30-f) (1 - 2^-6). For x < 0 the result is 0.
+
+    Error: 1e-4 of the result or, if larger, 2^-15 at f <= 16, 1.2e-5 above (2 units at f < 16).
+    Cost: 55 rounds, 679 bytes an element (bits = 62).
     """
     x = yield from positive(protocol, x, bits, f"{at}/clamp")
     extra = 26
