@@ -121,7 +121,7 @@ CONTRACTS = (
     Contract(
         "reciprocal", lambda p, x, f, b, at: reciprocal(p, x, f, b, True, at), lambda x: 1 / x,
         _unit, _top, "2^-f <= |x| < 2^(30-f) (1 - 2^-6)",
-        f"x = 0: a number between 2^f and 2^(f+6); {_SATURATED}", both_signs=True,
+        f"x = 0: a number between 2^f and 2^(f+4); {_SATURATED}", both_signs=True,
     ),
     Contract(
         "reciprocal, x >= 0", lambda p, x, f, b, at: reciprocal(p, x, f, b, False, at),

@@ -32,7 +32,7 @@ def log(
     it is that of 2^-f, -11.09 at f = 16.
 
     Error: 1e-4 of the result or, if larger, 2^-15 at f <= 16, 1.2e-5 above (2 units at f < 16).
-    Cost: 55 rounds, 633 bytes an element (bits = 62).
+    Cost: 55 rounds, 632 bytes an element (bits = 62).
     """
     to = scale if result is None else result
     # max(x, 1 unit)
@@ -67,7 +67,7 @@ def log1p(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -> Steps
     """Return log(1 + x): ``log`` of 1 + x, which is exact. Domain: x > -1.
 
     Error: 1e-4 of the result or, if larger, 2^-15 at f <= 16, 1.2e-5 above (2 units at f < 16).
-    Cost: 55 rounds, 633 bytes an element (bits = 62).
+    Cost: 55 rounds, 632 bytes an element (bits = 62).
     """
     moved = add_constant(protocol, x, 1.0, scale)
     return (yield from log(protocol, moved, scale, max(bits, scale + 3), at))

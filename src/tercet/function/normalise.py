@@ -1,6 +1,6 @@
 """Bringing a positive number into [1/4, 1) by powers of two, for roots, reciprocals, logarithms.
 
-In step k (16, 8, 4, 2, perhaps 1 places) x is compared with 2^(30 - k) and shifted left where it
+In step k (14, 8, 4, 2, perhaps 1 places) x is compared with 2^(30 - k) and shifted left where it
 is smaller. What the shift means for the result (a factor, an exponent) is kept up beside it.
 """
 
@@ -11,15 +11,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tercet.function.fixed import RANGE_BITS, add, coarse, fill
-from tercet.protocol.base import Protocol, Share
+from tercet.protocol.base import Bits, Protocol, Share
 from tercet.protocol.rounds import Steps, together
 
-#: Numbers end up in [2^28, 2^30 + 2^23) units; with a step of 1 place, above 2^29.
+#: Numbers end up in [2^28 (1 - 2^-6), 2^30) units; with a step of 1 place, above 2^29 (1 - 2^-6).
 TOP = 30
-STEPS = (16, 8, 4, 2)
+STEPS = (14, 8, 4, 2)
 #: The same for numbers below 2^46 units.
 WIDE_TOP = 46
 WIDE_STEPS = (24, 12, 6, 4, 2)
+#: Where the number stands above the power of two in what ``packed`` returns.
+PACKED = 31
 #: Bits of x below its power of two that a comparison looks at.
 _DETAIL = 7
 
@@ -59,12 +61,7 @@ def normalised(
     takes all steps and stays 0.
     """
     for k in steps:
-        edge = top - k
-        shift = max(edge - _DETAIL, 0)
-        # x < 2^top (1 + 2^-7): two bits more than the window would need without that.
-        below = yield from coarse(
-            protocol, x, float(1 << edge), 0, top + 1, shift, f"{at}/{k}/compare"
-        )
+        below = yield from _below(protocol, x, top - k, 0, top, f"{at}/{k}/compare")
         grown = protocol.map(lambda a, n=k: a * np.uint64((1 << n) - 1), x)  # type: ignore[misc]
         more, extra = yield from together(
             protocol.select(below, grown, f"{at}/{k}/shift"),
@@ -72,6 +69,28 @@ def normalised(
         )
         x, kept = add(protocol, x, more), add(protocol, kept, extra)
     return x, kept
+
+
+def packed(protocol: Protocol, x: Share, at: str) -> Steps[Share]:
+    """Return x shifted to the top, times 2^31, plus the power of two it was multiplied by.
+
+    0 <= x < 2^30 units. Both grow by the same factor, so that one selection does for both.
+    """
+    word = protocol.add_public(
+        protocol.map(lambda a: a << np.uint64(PACKED), x), np.asarray(np.uint64(1))
+    )
+    for k in STEPS:
+        below = yield from _below(protocol, word, TOP - k, PACKED, TOP, f"{at}/{k}/compare")
+        grown = protocol.map(lambda a, n=k: a * np.uint64((1 << n) - 1), word)  # type: ignore[misc]
+        word = add(protocol, word, (yield from protocol.select(below, grown, f"{at}/{k}/shift")))
+    return word
+
+
+def _below(protocol: Protocol, x: Share, edge: int, places: int, top: int, at: str) -> Steps[Bits]:
+    """Return whether x / 2^places is below about 2^edge, 2^-6 of it less: it never overshoots."""
+    shift = max(edge - _DETAIL, 0)
+    value = float((1 << edge) - (1 << (edge - _DETAIL + 1)))
+    return coarse(protocol, x, value * 2.0**places, 0, top + places + 1, shift + places, at)
 
 
 def factor(protocol: Protocol, halves: bool = False) -> Callable[[Share, int], Share]:

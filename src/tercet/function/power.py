@@ -22,7 +22,7 @@ def power(
     Domain: 2^-f <= x < 2^(30-f) (1 - 2^-6), f = ``scale``. x <= 0 counts as 2^-f.
 
     Error: 1e-4 of the result or, if larger, 2^-15 at f <= 16, 1.2e-5 above (2 units at f < 16).
-    Cost: 71 rounds, 933 bytes an element (bits = 62).
+    Cost: 71 rounds, 932 bytes an element (bits = 62).
     """
     logarithm = yield from log(protocol, x, scale, bits, f"{at}/log", _WORK)
     product = scaled(protocol, logarithm, exponent, EXPONENT_SCALE)

@@ -35,7 +35,7 @@ def rsqrt(
     With more than 24 fractional bits, as a variance before its truncation has, 46 stands for 30.
 
     Error: 1e-4 of the result or, if larger, 2^-15 at f <= 16, 1.2e-5 above (2 units at f < 16).
-    Cost: 53 rounds, 649 bytes an element (bits = 62).
+    Cost: 53 rounds, 648 bytes an element (bits = 62).
     """
     top = TOP if scale <= NARROW_SCALE else WIDE_TOP
     x = yield from positive(protocol, x, bits, f"{at}/clamp", top)
@@ -89,7 +89,7 @@ def sqrt(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -> Steps[
     Domain: 0 <= x < 2^(30-f) (1 - 2^-6). For x < 0 the result is 0.
 
     Error: 1e-4 of the result or, if larger, 2^-15 at f <= 16, 1.2e-5 above (2 units at f < 16).
-    Cost: 55 rounds, 679 bytes an element (bits = 62).
+    Cost: 55 rounds, 678 bytes an element (bits = 62).
     """
     x = yield from positive(protocol, x, bits, f"{at}/clamp")
     extra = 26
