@@ -7,20 +7,25 @@ from collections.abc import Mapping
 import numpy as np
 
 from tercet.frontend.traced import Traced
-from tercet.program.passes import lower
+from tercet.program.passes import lower, narrow
 from tercet.program.program import Program, Role
 from tercet.protocol.base import Share
 from tercet.protocol.plaintext import Plaintext
 from tercet.protocol.rounds import finish
 from tercet.ring.fixed import decode, encode
+from tercet.runtime.calibrate import calibrate
 from tercet.runtime.interpreter import run
 from tests.trio import parties, reconstruct, share
 from tests.trio import run as drive
 
 
-def lowered(traced: Traced) -> tuple[Program, dict[str, np.ndarray]]:
-    """Return the program that workers would run, and its encoded arrays."""
+def lowered(
+    traced: Traced, sample: np.ndarray | None = None
+) -> tuple[Program, dict[str, np.ndarray]]:
+    """Return the program that workers would run, narrowed by ``sample``, and its encoded arrays."""
     program, arrays = lower(traced.program, traced.arrays)
+    if sample is not None:
+        program = narrow(program, calibrate(program, arrays, sample))
     words = {
         i.name: encode(arrays[i.name], i.type.scale)
         for i in program.inputs
@@ -45,9 +50,9 @@ def in_the_clear(traced: Traced, x: np.ndarray) -> np.ndarray:
     return decode(result.parts[0], program.scale)
 
 
-def by_three(traced: Traced, x: np.ndarray) -> np.ndarray:
+def by_three(traced: Traced, x: np.ndarray, sample: np.ndarray | None = None) -> np.ndarray:
     """Return the output for the rows ``x`` from three parties."""
-    program, words = lowered(traced)
+    program, words = lowered(traced, sample)
     public = {i.name for i in program.inputs if i.role is Role.PUBLIC}
     rng = np.random.default_rng(5)
     held = {

@@ -39,7 +39,9 @@ def test_layer_is_within_its_error(name: str) -> None:
     assert got.shape == exact.shape
     assert np.abs(got - exact).max() <= case.error * spread
     if name in BY_THREE:
-        assert np.abs(by_three(traced, x) - exact).max() <= case.error * spread
+        for sample in (None, x):  # comparisons over the whole range, and narrowed by calibration
+            three = by_three(traced, x, sample)
+            assert np.abs(three - exact).max() <= case.error * spread
 
 
 def test_the_page_is_current() -> None:
