@@ -118,6 +118,43 @@ def _softmax(x: np.ndarray, axis: int, bits: int) -> np.ndarray:
     return e / e.sum(axis=axis, keepdims=True)
 
 
+def _log_softmax(x: np.ndarray, axis: int, bits: int) -> np.ndarray:
+    return np.log(_softmax(x, axis, bits))
+
+
+def _one_hot(x: np.ndarray, classes: int, bits: int) -> np.ndarray:
+    return np.eye(classes)[np.clip(np.rint(x), 0, classes - 1).astype(int)]
+
+
+def _cumsum(x: np.ndarray, axis: int, reverse: int) -> np.ndarray:
+    return np.flip(np.cumsum(np.flip(x, axis), axis), axis) if reverse else np.cumsum(x, axis)
+
+
+def _softplus(x: np.ndarray) -> np.ndarray:
+    return np.logaddexp(0, x)
+
+
+def _gelu_tanh(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+_UNARY: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "exp": np.exp,
+    "log": np.log,
+    "log1p": np.log1p,
+    "sqrt": np.sqrt,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+    "erf": np.vectorize(math.erf),
+    "gelu": lambda x: x * np.vectorize(math.erfc)(-x * math.sqrt(0.5)) / 2,
+    "gelu_tanh": _gelu_tanh,
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "softplus": _softplus,
+    "mish": lambda x: x * np.tanh(_softplus(x)),
+    "abs": np.abs,
+}
+
+
 def _scale(x: np.ndarray, multiplier: int, bits: int) -> np.ndarray:
     return x * math.ldexp(multiplier, -bits)
 
@@ -150,4 +187,14 @@ EVALUATORS: Mapping[str, Callable[..., np.ndarray]] = {
     "reduce_max": lambda x, axes, bits: x.max(axis=axes),
     "max_pool": _max_pool,
     "softmax": _softmax,
+    "log_softmax": _log_softmax,
+    "sort": lambda x, axis, bits: np.sort(x, axis),
+    "one_hot": _one_hot,
+    "cumsum": _cumsum,
+    "rsqrt": lambda x, scale, bits: x**-0.5,
+    "reshare": lambda x: x,
+    "reciprocal": lambda x, signed, bits: 1 / x,
+    "divide": lambda x, y, signed, bits: x / y,
+    "power": lambda x, exponent, bits: x ** (exponent / 2**16),
+    **{name: lambda x, bits, f=function: f(x) for name, function in _UNARY.items()},
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import keras
 import numpy as np
 import pytest
@@ -13,22 +14,28 @@ from tercet.errors import ModelError, UnsupportedOperation
 from tercet.frontend.keras import supported_layers, trace_keras
 from tests.frontend.models import one_layer, randomise
 
+
+def _loop(x: object) -> object:
+    return jax.lax.while_loop(lambda s: s.sum() < 10, lambda s: s + 1, x)
+
+
+def _branch(x: object) -> object:
+    return jax.lax.cond(x.sum() > 0, lambda y: y, lambda y: -y, x)  # type: ignore[attr-defined]
+
+
 UNSUPPORTED: dict[str, tuple[tuple[int, ...], L.Layer, tuple[str, ...]]] = {
-    "sigmoid": (
+    "sine": ((6,), L.Lambda(keras.ops.sin, name="wave"), ("'wave' (Lambda", "sin")),
+    "rounding": ((6,), L.Lambda(keras.ops.floor), ("Lambda", "rounding", "released")),
+    "loop": ((6,), L.Lambda(_loop, name="until"), ("'until'", "while", "fixed number")),
+    "branch": ((6,), L.Lambda(_branch), ("branch on a secret value", "both branches")),
+    "secret exponent": ((6,), L.Lambda(lambda x: x**x), ("power", "exponent")),
+    "running product": ((6,), L.Lambda(lambda x: keras.ops.cumprod(x, 1)), ("cumprod",)),
+    "large table": ((6,), L.Embedding(5000, 3), ("Embedding", "table lookup", "plain")),
+    "sort by key": (
         (6,),
-        L.Dense(3, activation="sigmoid", name="gate"),
-        ("'gate'", "Dense with activation sigmoid", "sigmoid (logistic)", "ReLU", "released"),
+        L.Lambda(lambda x: jax.lax.sort((x, x * 2), num_keys=1)[1], name="order"),
+        ("'order'", "sorting", "several"),
     ),
-    "tanh": ((6,), L.Activation("tanh"), ("Activation", "tanh", "ReLU")),
-    "elu": ((6,), L.ELU(name="curve"), ("'curve' (ELU)", "expm1", "LeakyReLU")),
-    "gelu": ((6,), L.Activation("gelu"), ("gelu", "GELU", "ReLU")),
-    "softplus": ((6,), L.Activation("softplus"), ("softplus", "ReLU")),
-    "softsign": ((6,), L.Activation("softsign"), ("softsign", "division", "constant")),
-    "log softmax": ((6,), L.Activation("log_softmax"), ("log_softmax", "exp")),
-    "lstm": ((5, 6), L.LSTM(3, name="memory"), ("'memory' (LSTM", "recurrent", "Conv1D")),
-    "gru": ((5, 6), L.GRU(3), ("GRU", "recurrent")),
-    "embedding": ((6,), L.Embedding(9, 3), ("Embedding", "index", "plain")),
-    "layer norm": ((6,), L.LayerNormalization(), ("LayerNormalization", "BatchNormalization")),
 }
 
 
@@ -46,21 +53,23 @@ def test_unsupported_layer_is_named_with_a_remedy(case: str) -> None:
 
 
 def test_report_goes_on_after_an_unsupported_layer() -> None:
-    inner = keras.Sequential([keras.Input((4, 3)), L.LSTM(4, name="memory")], name="block")
+    inner = keras.Sequential(
+        [keras.Input((4, 3)), L.Lambda(keras.ops.sin, name="memory")], name="block"
+    )
     model = one_layer(
         (4, 6),
         L.Dense(3, name="first"),
         inner,
-        L.LayerNormalization(name="norm"),
+        L.Lambda(keras.ops.floor, name="norm"),
         L.Dropout(0.5, name="drop"),
         L.Dense(2, name="last"),
-        L.Activation("sigmoid", name="gate"),
+        L.Lambda(keras.ops.cos, name="gate"),
     )
     reports = {r.name: r for r in supported_layers(model)}
     assert list(reports) == ["first", "block/memory", "norm", "drop", "last", "gate"]
     refused = [name for name, r in reports.items() if not r.supported]
     assert refused == ["block/memory", "norm", "gate"]
-    assert reports["gate"].kind == "Activation"
+    assert reports["gate"].kind == "Lambda"
 
 
 def _two_inputs() -> keras.Model:
@@ -93,9 +102,9 @@ def _of(function: Callable[..., object]) -> Callable[[], keras.Model]:
     return lambda: one_layer((4,), L.Lambda(function, name="mixer"))
 
 
-def _integers() -> keras.Model:
-    x = keras.Input((4,), dtype="int32")
-    return keras.Model(x, L.Embedding(9, 2)(x))
+def _truths() -> keras.Model:
+    x = keras.Input((4,), dtype="bool")
+    return keras.Model(x, L.Lambda(lambda b: keras.ops.cast(b, "float32"))(x))
 
 
 class Bare(keras.Model):
@@ -131,7 +140,7 @@ MODELS: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "two inputs": (_two_inputs, "2 inputs"),
     "two outputs": (_two_outputs, "2 outputs"),
-    "integers": (_integers, "int32 input"),
+    "truth values": (_truths, "bool input"),
     "subclassed": (_bare, "keras.Model(x, model(x))"),
     "not a number": (_broken, "'sick/bias'"),
     "out of range": (_huge, "huge/bias"),

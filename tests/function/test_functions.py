@@ -10,7 +10,7 @@ import pytest
 
 from tercet.function.exponential import WORK_SCALE, exp_negative
 from tercet.function.maximum import max_pool, maximum, reduce_max
-from tercet.function.reciprocal import reciprocal
+from tercet.function.reciprocal import reciprocal_above_one
 from tercet.function.softmax import softmax
 from tercet.function.top import argmax, top_k
 from tercet.protocol.base import Protocol, Share
@@ -52,16 +52,16 @@ def test_exp_on_a_dense_grid(protocol: str, scale: int) -> None:
         return exp_negative(p, a, scale, 40, "exp")
 
     y = decode(apply(protocol, function, words), WORK_SCALE)
-    assert np.abs(y - exact).max() <= 6e-8 + 16 * 2.0**-24
+    assert np.abs(y - exact).max() <= 8e-6
 
 
 @both
 @pytest.mark.parametrize("highest", [1.0, 10.0, 64.0, 1000.0])
-def test_reciprocal(protocol: str, highest: float) -> None:
+def test_reciprocal_above_one(protocol: str, highest: float) -> None:
     x = encode(np.linspace(1, highest, 5001), WORK_SCALE)
 
     def function(p: Protocol, a: Share) -> Steps[Share]:
-        return reciprocal(p, a, WORK_SCALE, highest, "inverse")
+        return reciprocal_above_one(p, a, WORK_SCALE, highest, "inverse")
 
     y = decode(apply(protocol, function, x), WORK_SCALE)
     assert np.abs(y - 1 / decode(x, WORK_SCALE)).max() <= 16 * 2.0**-24 + 3e-9
@@ -79,7 +79,7 @@ def test_softmax(protocol: str, shape: tuple[int, int]) -> None:
         return softmax(p, a, 1, 16, 40, "softmax")
 
     y = decode(apply(protocol, function, x), 16)
-    assert np.abs(y - exact).max() <= 2.0**-16 + 3e-6 + 2.0**-16
+    assert np.abs(y - exact).max() <= 2.0**-16 + 1e-5
 
 
 @both

@@ -32,6 +32,11 @@ class Var:
     shape: tuple[int, ...]
     dtype: Foreign
 
+    @property
+    def is_truth(self) -> bool:
+        """Whether the trace has truth values here."""
+        return str(self.dtype) == "bool"
+
 
 @dataclass(frozen=True)
 class Lit:
@@ -102,6 +107,9 @@ class _Flattener:
             stack = str(eqn.source_info.name_stack)
             source = f"{prefix}/{stack}".strip("/")
             name = eqn.primitive.name
+            if name == "scan":
+                scope.update(zip(eqn.outvars, self.unroll(eqn, inputs, source), strict=True))
+                continue
             inner = eqn.params.get(CALLS[name]) if name in CALLS else None
             if inner is not None:
                 scope.update(zip(eqn.outvars, self.run(inner, inputs, source), strict=True))
@@ -110,6 +118,48 @@ class _Flattener:
             scope.update(zip(eqn.outvars, outputs, strict=True))
             self.nodes.append(Node(name, eqn.params, inputs, outputs, source, eqn.primitive))
         return [read(v) for v in jaxpr.outvars]
+
+    def unroll(self, eqn: Foreign, inputs: Sequence[Operand], source: str) -> list[Operand]:
+        """Add the nodes of every step of a ``scan``, whose length is part of the model."""
+        p = eqn.params
+        fixed, carried, length = p["num_consts"], p["num_carry"], int(p["length"])
+        constants, state = list(inputs[:fixed]), list(inputs[fixed : fixed + carried])
+        stacked: list[list[Operand]] = []
+        places = range(length - 1, -1, -1) if p["reverse"] else range(length)
+        for place in places:
+            rows = [
+                self.own("scan_row", {"place": place}, (x,), var.aval, source)
+                for x, var in zip(
+                    inputs[fixed + carried :],
+                    p["jaxpr"].jaxpr.invars[fixed + carried :],
+                    strict=True,
+                )
+            ]
+            results = self.run(p["jaxpr"], [*constants, *state, *rows], source)
+            state = results[:carried]
+            stacked.append(results[carried:])
+        if p["reverse"]:
+            stacked.reverse()
+        return [
+            *state,
+            *(
+                self.own("scan_stack", {}, tuple(row[n] for row in stacked), var.aval, source)
+                for n, var in enumerate(eqn.outvars[carried:])
+            ),
+        ]
+
+    def own(
+        self,
+        name: str,
+        params: Mapping[str, Foreign],
+        inputs: tuple[Operand, ...],
+        aval: Foreign,
+        source: str,
+    ) -> Var:
+        """Add a node that is no primitive of JAX and return its result."""
+        output = self.fresh(aval)
+        self.nodes.append(Node(name, params, inputs, (output,), source))
+        return output
 
 
 def flatten(closed: Foreign) -> Graph:

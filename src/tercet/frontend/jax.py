@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -180,14 +180,22 @@ def _apply(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
     if rule is None:
         raise low.unsupported(node.name)
     try:
-        return rule(low, node, args)
+        results = rule(low, node, args)
+        return [_typed(r, o) for r, o in zip(results, node.outputs, strict=True)]
     except ProgramError as error:
         raise low.unsupported(node.name, f"in a form ({error.message})") from error
+
+
+def _typed(result: Value, output: Var) -> Value:
+    """Return ``result``, marked if it is a number where the trace has a truth value."""
+    if isinstance(result, Known) or result.bit or not output.is_truth:
+        return result
+    return replace(result, truth=True)
 
 
 def _stand_in(low: Lowering, output: Var) -> Secret:
     name = f"stand-in {output.number}"
     handle = low.builder.input(name, Role.INPUT, output.shape)
-    if np.dtype(output.dtype).kind == "b":
+    if output.is_truth:
         return low.negative(Secret(handle, output.shape))
     return Secret(handle, output.shape)

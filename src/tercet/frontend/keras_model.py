@@ -40,7 +40,7 @@ def trace_live(model: Foreign, scale: int) -> Traced:
 
 def report_live(model: Foreign) -> list[LayerReport]:
     """Report on every layer of ``model``; see ``tercet.frontend.keras.supported_layers``."""
-    shape, weights, naming = _input_shape(model, integers=True), _weights(model), _naming(model)
+    shape, weights, naming = _input_shape(model), _weights(model), _naming(model)
     with _quiet():
         try:
             graph = tracing.graph_of(_function(model), shape, weights, tracing.SIZES[0])
@@ -114,8 +114,8 @@ def _weights(model: Foreign) -> dict[str, Foreign]:
     return result
 
 
-def _input_shape(model: Foreign, *, integers: bool = False) -> tuple[int, ...]:
-    """Return the shape of one row of the model's only input."""
+def _input_shape(model: Foreign) -> tuple[int, ...]:
+    """Return the shape of one row of the model's only input: real numbers or integers."""
     if not model.built:
         raise ModelError(f"Model {model.name!r} is not built", _SHAPE_REMEDY)
     inputs, outputs = _tensors(model, "inputs"), _tensors(model, "outputs")
@@ -140,10 +140,10 @@ def _input_shape(model: Foreign, *, integers: bool = False) -> tuple[int, ...]:
             f"Model {model.name!r} fixes its batch size to {shape[0]}",
             "Leave the batch size open: keras.Input(shape) without batch_size",
         )
-    if "float" not in dtype and not integers:
+    if "float" not in dtype and "int" not in dtype:
         raise ModelError(
-            f"Model {model.name!r} takes {dtype} input; only floating-point input is supported",
-            "Look tokens up in the embedding, or one-hot encode them, where they are still plain",
+            f"Model {model.name!r} takes {dtype} input; only numbers are supported",
+            "Encode it as numbers where it is still plain",
         )
     return tuple(int(d) for d in shape[1:])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,18 @@ def evaluate(node: Node, args: Sequence[Known]) -> list[Known]:
         return [_broadcast(node, args[0], text)]
     if node.name == "reduce_window_sum":
         return [derive(text, _window_sum(node, args[0]), node.outputs[0].shape, args[0])]
+    if node.name in _COLLAPSED:
+        results = _COLLAPSED[node.name](node, args)
+        return [
+            derive(f"{text} #{n}", r, o.shape, *args)
+            for n, (r, o) in enumerate(zip(results, node.outputs, strict=True))
+        ]
     if node.name in ("reshape", "squeeze", "expand_dims"):
         shape = node.outputs[0].shape
+        if _repeats_first(args[0]) and shape[:1] == args[0].shape[:1]:
+            # A state that starts equal in all rows stays without a batch axis.
+            row = np.broadcast_to(_raised(args[0]), (1, *args[0].shape[1:]))
+            return [derive(text, row.reshape((1, *shape[1:])), shape, args[0])]
         return [derive(text, args[0].full().reshape(shape), shape, args[0])]
     if node.name == "transpose":
         (x,) = args
@@ -57,6 +67,62 @@ def _bind(node: Node, operands: Sequence[Array]) -> list[Array]:
 def _raised(x: Known) -> Array:
     """Return the collapsed array with as many axes as the shape has."""
     return x.array.reshape((1,) * (len(x.shape) - x.array.ndim) + x.array.shape)
+
+
+def _repeats_first(x: Known) -> bool:
+    return bool(x.shape) and x.shape[0] > 1 and _raised(x).shape[0] == 1
+
+
+def _expanded(x: Known, axes: Collection[int]) -> Array:
+    """Return the collapsed array, whole along ``axes``."""
+    array = _raised(x)
+    shape = [
+        d if a in axes else n for a, (d, n) in enumerate(zip(x.shape, array.shape, strict=True))
+    ]
+    return np.broadcast_to(array, shape)
+
+
+def _dot_general(node: Node, args: Sequence[Known]) -> list[Array]:
+    contract, batch = node.params["dimension_numbers"]
+    operands = [_expanded(x, {*c, *b}) for x, c, b in zip(args, contract, batch, strict=True)]
+    return _bind(node, operands)
+
+
+def _convolution(node: Node, args: Sequence[Known]) -> list[Array]:
+    x, w = args
+    rows = node.params["dimension_numbers"].lhs_spec[0]
+    return _bind(node, [_expanded(x, {*range(len(x.shape))} - {rows}), w.full()])
+
+
+def _split(node: Node, args: Sequence[Known]) -> list[Array]:
+    return _bind(node, [_expanded(args[0], {node.params["axis"]})])
+
+
+def _slice(node: Node, args: Sequence[Known]) -> list[Array]:
+    (x,), p = args, node.params
+    strides = p["strides"] or (1,) * len(x.shape)
+    cuts = [slice(*c) for c in zip(p["start_indices"], p["limit_indices"], strides, strict=True)]
+    touched = {a for a, (c, d) in enumerate(zip(cuts, x.shape, strict=True)) if c != slice(0, d, 1)}
+    array = _expanded(x, touched)
+    return [array[tuple(c if a in touched else slice(None) for a, c in enumerate(cuts))]]
+
+
+def _concatenate(node: Node, args: Sequence[Known]) -> list[Array]:
+    axis = node.params["dimension"]
+    arrays = [_expanded(x, {axis}) for x in args]
+    rest = np.broadcast_shapes(*((*a.shape[:axis], 1, *a.shape[axis + 1 :]) for a in arrays))
+    whole = [np.broadcast_to(a, (*rest[:axis], a.shape[axis], *rest[axis + 1 :])) for a in arrays]
+    return [np.concatenate(whole, axis)]
+
+
+#: Primitives that leave alone the axes along which an operand merely repeats.
+_COLLAPSED: dict[str, Callable[[Node, Sequence[Known]], list[Array]]] = {
+    "dot_general": _dot_general,
+    "conv_general_dilated": _convolution,
+    "split": _split,
+    "slice": _slice,
+    "concatenate": _concatenate,
+}
 
 
 def _broadcast(node: Node, x: Known, text: str) -> Known:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
@@ -14,7 +14,8 @@ from tercet.errors import ModelError, UnsupportedOperation
 from tercet.frontend.hints import describe
 from tercet.frontend.values import Array, Known, Secret, Taint, Value, derive
 from tercet.program.builder import Builder
-from tercet.program.operations import MAX_SCALE, RANGE_BITS
+from tercet.program.checks import MAX_SCALE, RANGE_BITS
+from tercet.program.functions import FUNCTION_SCALES
 from tercet.program.program import Attribute, Role
 from tercet.program.types import Form
 
@@ -167,7 +168,7 @@ class Lowering:
         if y.scalar:
             value = self.fixed(y.number)
             return self.emit("add_const", x.handle, value=value) if value else x
-        return self.emit("add", x.handle, self.register(_trim(y)))
+        return self.emit("add", x.handle, self.register(_unmasked(_trim(y))))
 
     def sub(self, x: Value, y: Value) -> Value:
         """Return x - y."""
@@ -255,6 +256,39 @@ class Lowering:
             return x
         return self.sub(x, self.relu(self.sub(x, y)))
 
+    # --- functions --------------------------------------------------------------------------
+
+    def function(self, op: str, x: Secret, **attrs: Attribute) -> Secret:
+        """Return a function of ``x`` that has a contract."""
+        if self.scale not in FUNCTION_SCALES:
+            raise UnsupportedOperation(
+                f"{self.place()} uses {op} with {self.scale} fractional bits",
+                f"Use {FUNCTION_SCALES[0]} to {FUNCTION_SCALES[-1]} fractional bits",
+            )
+        return self.emit(op, x.handle, bits=RANGE_BITS, **attrs)
+
+    def divide(self, x: Secret, y: Secret, signed: bool) -> Secret:
+        """Return x / y."""
+        return self.emit("divide", x.handle, y.handle, signed=int(signed), bits=RANGE_BITS)
+
+    def narrow(self, x: Secret) -> Secret:
+        """Return what ``x`` repeats along some axes, which NumPy broadcasts by itself."""
+        if x.handle >= 0 and self.builder.instruction(x.handle).op == "broadcast":
+            (source,) = self.builder.instruction(x.handle).args
+            return Secret(source, self.builder.type_of(source).shape)
+        return x
+
+    def is_input(self, x: Secret) -> bool:
+        """Return whether ``x`` is the client's input, at most moved about."""
+        handle = x.handle
+        while handle >= 0 and self.builder.instruction(handle).op in _MOVES:
+            (handle,) = self.builder.instruction(handle).args
+        return handle < 0
+
+    def is_positive(self, x: Secret) -> bool:
+        """Return whether the operations that made ``x`` cannot make anything below 0."""
+        return x.handle >= 0 and _positive(self.builder, x.handle)
+
     # --- bits -------------------------------------------------------------------------------
 
     def negative(self, x: Value) -> Secret:
@@ -262,12 +296,23 @@ class Lowering:
         assert isinstance(x, Secret)
         return self.emit("negative", x.handle, shift=0, bits=RANGE_BITS)
 
+    def number(self, bit: Secret) -> Secret:
+        """Return 1 where ``bit`` is set, else 0."""
+        one = self.share(derive("ones", np.ones((1,) * len(bit.shape)), bit.shape))
+        return self.emit("select", bit.handle, one.handle)
+
     def invert(self, bit: Secret) -> Secret:
-        """Return the other bit."""
+        """Return the other truth value."""
+        if not bit.bit:
+            other = self.add(self.neg(bit), derive("one", np.ones(()), ()))
+            assert isinstance(other, Secret)
+            return replace(other, truth=True)
         return self.emit("bit_not", bit.handle)
 
     def select(self, bit: Secret, other: Value, chosen: Value) -> Value:
-        """Return ``chosen`` where ``bit`` is set, else ``other``."""
+        """Return ``chosen`` where ``bit`` (or a truth value) is set, else ``other``."""
+        if not bit.bit:
+            return self.add(self.mul(bit, self.sub(chosen, other)), other)
         difference = self.share(self.sub(chosen, other))
         difference = self.broadcast(difference, bit.shape)
         return self.add(self.emit("select", bit.handle, difference.handle), other)
@@ -276,6 +321,35 @@ class Lowering:
     def _known(name: str, function: Callable[[Array, Array], Array], x: Known, y: Known) -> Known:
         shape = np.broadcast_shapes(x.shape, y.shape)
         return derive(name, np.asarray(function(x.array, y.array)), shape, x, y)
+
+
+_MOVES = frozenset({"reshape", "broadcast", "transpose", "slice"})
+_KEEPS_SIGN = frozenset({"sum", "reshape", "broadcast", "transpose", "slice", "window_sum", "add"})
+_POSITIVE = frozenset({"abs", "exp", "relu", "rsqrt", "sigmoid", "softmax", "softplus", "sqrt"})
+
+
+def _positive(builder: Builder, handle: int) -> bool:
+    """Return whether a handle is positive but for rounding, by its last few instructions."""
+    if handle < 0:
+        return False
+    made = builder.instruction(handle)
+    if made.op == "add_const":
+        value = made.attrs["value"]
+        return isinstance(value, int) and value >= 0 and _positive(builder, made.args[0])
+    if made.op in _KEEPS_SIGN:
+        return all(_positive(builder, a) for a in made.args)
+    return made.op in _POSITIVE
+
+
+#: Masks add a number such as -1e9 in front of a softmax: this is far enough below.
+_MASKED = -(2.0**13)
+
+
+def _unmasked(value: Known) -> Known:
+    if value.taint is Taint.MODEL or not (value.array < -1e8).any():
+        return value
+    array = np.where(value.array < -1e8, _MASKED, value.array)
+    return derive("mask", array, value.shape, value)
 
 
 def _trim(value: Known) -> Known:

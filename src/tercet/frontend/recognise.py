@@ -6,102 +6,57 @@ cost more and lose accuracy; the softmax of the language subtracts the maximum i
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
-import numpy as np
-
-from tercet.frontend.graph import Graph, Lit, Node, Operand, Var, drop_dead
-from tercet.frontend.values import Array
-
-_IDENTITIES = ("stop_gradient", "copy", "copy_p", "convert_element_type")
-_REPEATS = ("broadcast_in_dim", "reshape", "expand_dims", "squeeze")
+from tercet.frontend.graph import Graph, Node, Operand, drop_dead
+from tercet.frontend.matching import Matcher
+from tercet.frontend.patterns import PATTERNS
 
 
-class _Matcher:
-    def __init__(self, graph: Graph) -> None:
-        self.producers = {o.number: n for n in graph.nodes for o in n.outputs}
-
-    def producer(self, operand: Operand, *names: str) -> Node | None:
-        """Return the node that makes ``operand`` if it is one of ``names``."""
-        node = self.producers.get(operand.number) if isinstance(operand, Var) else None
-        return node if node is not None and node.name in names else None
-
-    def step(self, operand: Operand) -> tuple[Operand, Node] | None:
-        """Step back over a node that keeps all numbers: an identity or max(-inf, x)."""
-        if node := self.producer(operand, *_IDENTITIES):
-            return node.inputs[0], node
-        if node := self.producer(operand, "max"):
-            rest = [i for i in node.inputs if not _is_minus_infinity(i)]
-            if len(rest) == 1:
-                return rest[0], node
+def softmax(matcher: Matcher, node: Node) -> Node | None:
+    """Return the softmax that the division ``node`` computes, or ``None``."""
+    if node.name != "div":
         return None
-
-    def strip(self, operand: Operand) -> Operand:
-        """Step back over identities."""
-        while step := self.step(operand):
-            operand = step[0]
-        return operand
-
-    def reduction(self, operand: Operand, name: str, of: Operand) -> tuple[int, ...] | None:
-        """Return the axes if ``operand`` is ``of`` reduced by ``name`` and repeated again."""
-        chain: list[Node] = []
-        while True:
-            operand = self.strip(operand)
-            repeat = self.producer(operand, *_REPEATS)
-            if repeat is None:
-                break
-            chain.append(repeat)
-            operand = repeat.inputs[0]
-        node = self.producer(operand, name)
-        if node is None or not isinstance(operand, Var) or not isinstance(of, Var):
-            return None
-        if self.strip(node.inputs[0]) != self.strip(of):
-            return None
-        axes = tuple(node.params["axes"])
-        # Follow the place of every number: a reshape that puts another axis where the reduced one
-        # was would divide rows by the sums of other rows.
-        places = np.arange(math.prod(operand.shape)).reshape(operand.shape)
-        wanted = np.broadcast_to(np.expand_dims(places, axes), of.shape)
-        for repeat in reversed(chain):
-            places = _replay(repeat, places)
-        if places.ndim != len(of.shape):
-            return None
-        return axes if np.array_equal(np.broadcast_to(places, of.shape), wanted) else None
-
-    def softmax(self, node: Node) -> Node | None:
-        """Return the softmax that the division ``node`` computes, or ``None``."""
-        if node.name != "div":
-            return None
-        exponential = self.producer(self.strip(node.inputs[0]), "exp")
-        axes = self.reduction(node.inputs[1], "reduce_sum", node.inputs[0])
-        if exponential is None or axes is None:
-            return None
-        x = exponential.inputs[0]
-        if shifted := self.producer(self.strip(x), "sub"):
-            source, shift = shifted.inputs
-            if self.reduction(shift, "reduce_max", source) == axes:
-                x = source
-        return replace(node, name="softmax", params={"axes": axes}, inputs=(x,), primitive=None)
+    exponential = matcher.producer(matcher.strip(node.inputs[0]), "exp")
+    axes = matcher.reduction(node.inputs[1], "reduce_sum", node.inputs[0])
+    if exponential is None or axes is None:
+        return None
+    x = _unshifted(matcher, exponential.inputs[0], axes)
+    return replace(node, name="softmax", params={"axes": axes}, inputs=(x,), primitive=None)
 
 
-def _is_minus_infinity(operand: Operand) -> bool:
-    return isinstance(operand, Lit) and float(operand.value) == -math.inf
+def log_softmax(matcher: Matcher, node: Node) -> Node | None:
+    """Return the log-softmax over one axis that the subtraction ``node`` computes, or ``None``."""
+    if node.name != "sub":
+        return None
+    shifted, subtrahend = node.inputs
+    found = matcher.source(subtrahend, "log")
+    total = found and matcher.producer(matcher.strip(found.inputs[0]), "reduce_sum")
+    exponential = total and matcher.producer(matcher.strip(total.inputs[0]), "exp")
+    if not found or not total or not exponential or len(total.params["axes"]) != 1:
+        return None
+    if matcher.strip(exponential.inputs[0]) != matcher.strip(shifted):
+        return None
+    axes = matcher.reduction(subtrahend, "reduce_sum", total.inputs[0], through="log")
+    if axes is None:
+        return None
+    x = _unshifted(matcher, shifted, axes)
+    return replace(node, name="log_softmax", params={"axes": axes}, inputs=(x,), primitive=None)
 
 
-def _replay(node: Node, places: Array) -> Array:
-    shape = node.outputs[0].shape
-    if node.name == "broadcast_in_dim":
-        kept = node.params["broadcast_dimensions"]
-        inner = [1] * len(shape)
-        for axis, extent in zip(kept, places.shape, strict=True):
-            inner[axis] = extent
-        return np.broadcast_to(places.reshape(inner), shape)
-    return places.reshape(shape)
+def _unshifted(matcher: Matcher, x: Operand, axes: tuple[int, ...]) -> Operand:
+    """Return what the maximum over ``axes`` was subtracted from, else ``x`` itself."""
+    if shifted := matcher.producer(matcher.strip(x), "sub"):
+        source, shift = shifted.inputs
+        if matcher.reduction(shift, "reduce_max", source) == axes:
+            return source
+    return x
 
 
 def recognise(graph: Graph) -> Graph:
-    """Return ``graph`` with every softmax as one node, without what became dead."""
-    matcher = _Matcher(graph)
-    nodes = tuple(matcher.softmax(n) or n for n in graph.nodes)
-    return drop_dead(replace(graph, nodes=nodes))
+    """Return ``graph`` with every function of ours as one node, without what became dead."""
+    for pattern in (softmax, log_softmax, *PATTERNS):
+        matcher = Matcher(graph)
+        nodes = tuple(pattern(matcher, n) or n for n in graph.nodes)
+        graph = drop_dead(replace(graph, nodes=nodes))
+    return graph

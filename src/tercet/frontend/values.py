@@ -61,11 +61,15 @@ class Known:
 
 @dataclass(frozen=True)
 class Secret:
-    """A value that depends on the client's data: a handle of the builder; perhaps a bit."""
+    """A value that depends on the client's data: a handle of the builder.
+
+    ``bit`` says that it is a shared bit, ``truth`` that it is a number that stands for one.
+    """
 
     handle: int
     shape: tuple[int, ...]
     bit: bool = False
+    truth: bool = False
 
 
 Value: TypeAlias = Known | Secret

@@ -1,111 +1,97 @@
-"""exp on the negative half line.
+"""exp as the fourth power of a polynomial.
 
-2^-s for s >= 0 splits as 2^-n 2^-z with n the integer bits of s and z in [0, 1): the integer bits
-select among constants, 2^-z is a polynomial of degree 5.
+With u = x / 16, exp(4 u) is a polynomial of degree 8, split at u^4 (Paterson and Stockmeyer 1973)
+into four products; two squarings follow. Where x is out of range the result is replaced by a
+constant, chosen by a bit.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 from tercet.function.fixed import (
-    add_constant,
-    constant_minus,
-    fill,
-    scaled,
-    times,
-    weighted_sum,
+    coarse,
+    polynomial,
+    product,
+    product_plus,
+    replaced,
+    rounded,
 )
-from tercet.protocol.base import Protocol, Share, subtract
+from tercet.function.tables import EXP, EXP_NEGATIVE
+from tercet.protocol.base import Bits, Protocol, Share
 from tercet.protocol.rounds import Steps, together
 
-#: Fractional bits inside the function and of its result.
+#: Fractional bits of the result of ``exp_negative``.
 WORK_SCALE = 24
-#: Integer bits of s; beyond 2^-31 the result is 0 in any scale offered.
-INTEGER_BITS = 5
-
-# Chebyshev interpolation of 2^-z on [0, 1] in degree 5, powers ascending; error below 6e-8.
-_EXP2 = (
-    0.999999943887,
-    -0.693143134641,
-    0.240178956278,
-    -0.055298119676,
-    0.009209180357,
-    -0.000946877029,
-)
+#: exp saturates at 2^15.
+LARGEST_LOG2 = 15
+#: Up to here exp(x) is computed; beyond 2^-5 more it is 2^15.
+HIGHEST = 10.3125
+#: Below this exp(x) counts as 0.
+LOWEST = -11.8125
+_UNIT = 4
 
 
-def exp_negative(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -> Steps[Share]:
-    """Return exp(x) with ``WORK_SCALE`` fractional bits, for x <= 0 with ``scale`` bits.
+def exp(
+    protocol: Protocol, x: Share, scale: int, bits: int, at: str, result: int | None = None
+) -> Steps[Share]:
+    """Return exp(x) with ``result`` fractional bits (``scale`` unless given).
 
-    Domain: x <= 0, above -2^(bits-1) and -2^37 units of the last place. Below -21.4 the result
-    is 0 within its error.
-    Absolute error: approximation 6e-8, rounding below 16 units of 2^-24 (1e-6).
+    |x| < 2^(bits-1) units.
+
+    Domain: x < 10.3125. Beyond 10.34375 the result is 2^15 exactly, below -11.8125 it is 0.
+
+    Error: 1e-4 of the result or, if larger, 2^-15 at f <= 16, 1.2e-5 above (2 units at f < 16).
+    Cost: 14 rounds, 332 bytes an element (bits = 62).
     """
-    f = WORK_SCALE
-    s = yield from protocol.truncate(
-        scaled(protocol, x, -math.log2(math.e), f), scale, f"{at}/log2e"
+    bits, to = max(bits, scale + 5), scale if result is None else result
+    below, inside, value = yield from together(
+        coarse(protocol, x, LOWEST, scale, bits, scale - 5, f"{at}/low"),
+        coarse(protocol, x, HIGHEST, scale, bits, scale - 5, f"{at}/high"),
+        _fourth_power(protocol, x, scale, EXP, 23, to, f"{at}/power"),
     )
-    # The truncation may be one unit low: one unit more keeps s from falling below 0.
-    s = add_constant(protocol, s, 2.0**-f, f)
-    top = float((1 << INTEGER_BITS) - 1)
-    room = yield from protocol.relu(
-        constant_minus(protocol, top, s, f), 0, max(8, min(bits + f - scale + 1, 62)), f"{at}/clamp"
-    )
-    s = constant_minus(protocol, top, room, f)  # min(s, top)
-    planes = yield from together(
-        *(protocol.bit(s, f + j, f"{at}/bit/{j}") for j in range(INTEGER_BITS))
-    )
-    units = yield from together(
-        *(
-            protocol.select(b, fill(protocol, 2.0**-f, f, x.shape), f"{at}/number/{j}")
-            for j, b in enumerate(planes)
-        )
-    )
-    weights = [(float(1 << j), b) for j, b in enumerate(units)]
-    fraction = cast("Share", subtract(protocol, s, weighted_sum(protocol, weights, f)))
-    power, polynomial = cast(
-        "tuple[Share, Share]",
-        (
-            yield from together(
-                _negative_power(protocol, units, f"{at}/power"),
-                _polynomial(protocol, fraction, f"{at}/polynomial"),
-            )
-        ),
-    )
-    return (yield from times(protocol, power, polynomial, f, f"{at}/join"))
+    assert isinstance(below, Bits) and isinstance(inside, Bits) and isinstance(value, Share)
+    beyond = protocol.bit_not(inside)
+    zero = yield from replaced(protocol, below, value, 0.0, to, f"{at}/zero")
+    return (yield from replaced(protocol, beyond, zero, 2.0**LARGEST_LOG2, to, f"{at}/largest"))
 
 
-def _negative_power(protocol: Protocol, units: Sequence[Share], at: str) -> Steps[Share]:
-    """Return 2^-n from the bits of n (0 or 1, no scale): the product of 1 - n_j (1 - 2^-2^j)."""
-    f = WORK_SCALE
-    factors = [
-        constant_minus(protocol, 1.0, scaled(protocol, bit, 1 - 2.0 ** -(1 << j), f), f)
-        for j, bit in enumerate(units)
-    ]
-    level = 0
-    while len(factors) > 1:
-        products = yield from together(
-            *(
-                times(protocol, a, b, f, f"{at}/{level}/{n}")
-                for n, (a, b) in enumerate(zip(factors[0::2], factors[1::2], strict=False))
-            )
-        )
-        factors = [*products, *factors[len(factors) // 2 * 2 :]]
-        level += 1
-    return factors[0]
+def exp_negative(
+    protocol: Protocol, x: Share, scale: int, bits: int, at: str, result: int = WORK_SCALE
+) -> Steps[Share]:
+    """Return exp(x) with ``result`` fractional bits for x <= 0, above -2^(bits-1) units.
 
-
-def _polynomial(protocol: Protocol, z: Share, at: str) -> Steps[Share]:
-    """Return 2^-z on [0, 1) from powers of z: eight rounds."""
-    f = WORK_SCALE
-    z2 = yield from times(protocol, z, z, f, f"{at}/2")
-    z3, z4 = yield from together(
-        times(protocol, z2, z, f, f"{at}/3"), times(protocol, z2, z2, f, f"{at}/4")
+    Domain: x <= 2^-5. Below -(result + 1) log 2 (at least -18) the result is 0 exactly.
+    """
+    low = -math.floor((result + 1) * math.log(2) * 32) / 32
+    below, value = yield from together(
+        coarse(protocol, x, low, scale, max(bits, scale + 6), scale - 5, f"{at}/low"),
+        _fourth_power(protocol, x, scale, EXP_NEGATIVE, 24, result, f"{at}/power"),
     )
-    z5 = yield from times(protocol, z4, z, f, f"{at}/5")
-    terms = list(zip(_EXP2[1:], (z, z2, z3, z4, z5), strict=True))
-    total = yield from protocol.truncate(weighted_sum(protocol, terms, f), f, f"{at}/sum")
-    return add_constant(protocol, total, _EXP2[0], f)
+    assert isinstance(below, Bits) and isinstance(value, Share)
+    return (yield from replaced(protocol, below, value, 0.0, result, f"{at}/zero"))
+
+
+def _fourth_power(
+    protocol: Protocol,
+    x: Share,
+    scale: int,
+    c: Sequence[float],
+    work: int,
+    result: int,
+    at: str,
+) -> Steps[Share]:
+    """Return (sum of c_j (x/16)^j)^4. Ten rounds."""
+    low = scale + _UNIT
+    u2 = yield from product(protocol, x, x, 2 * low - work, f"{at}/2")
+    u3, u4 = yield from together(
+        product(protocol, u2, x, low, f"{at}/3"), product(protocol, u2, u2, work, f"{at}/4")
+    )
+    # The upper coefficients keep few bits: they count by u^4 only.
+    upper = polynomial(protocol, c[4:], ((x, low), (u2, work), (u3, work), (u4, work)), work + 12)
+    lower = polynomial(protocol, c[:4], ((x, low), (u2, work), (u3, work)), 2 * work + 12)
+    total = product_plus(protocol, upper, u4, lower)
+    y = yield from rounded(protocol, total, 2 * work + 12 - 24, f"{at}/polynomial")
+    squared = yield from product(protocol, y, y, 48 - 22, f"{at}/square")
+    return (yield from product(protocol, squared, squared, 44 - result, f"{at}/fourth"))

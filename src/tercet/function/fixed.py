@@ -7,8 +7,11 @@ from typing import cast
 
 import numpy as np
 
-from tercet.protocol.base import Protocol, Share, Words
+from tercet.protocol.base import Bits, Number, Partial, Protocol, Share, Words
 from tercet.protocol.rounds import Steps
+
+#: |x| < 2^62 is what truncations and comparisons take.
+RANGE_BITS = 62
 
 
 def ring_constant(value: float, scale: int) -> np.uint64:
@@ -58,3 +61,65 @@ def weighted_sum(protocol: Protocol, terms: Sequence[tuple[float, Share]], bits:
 def fill(protocol: Protocol, value: float, scale: int, shape: tuple[int, ...]) -> Share:
     """Return the trivial sharing of a constant array."""
     return protocol.constant(np.full(shape, ring_constant(value, scale)))
+
+
+def rounded(protocol: Protocol, x: Number, shift: int, at: str) -> Steps[Share]:
+    """Return x >> shift with an error of at most one unit of the last place to either side.
+
+    A truncation is up to two units low; one unit is added first. A negative shift is exact.
+    """
+    if shift <= 0:
+        exact = x if isinstance(x, Share) else (yield from protocol.reshare(x, at))
+        return lifted(protocol, exact, -shift)
+    moved = protocol.add_public(x, np.asarray(np.uint64(1) << np.uint64(shift)))
+    return (yield from protocol.truncate(moved, shift, at))
+
+
+def product(protocol: Protocol, x: Share, y: Share, shift: int, at: str) -> Steps[Share]:
+    """Return x * y >> shift, rounded as ``rounded`` does. Two rounds."""
+    return rounded(protocol, protocol.product(multiply, x, y), shift, at)
+
+
+def product_plus(protocol: Protocol, x: Share, y: Share, z: Share) -> Partial:
+    """Return x * y + z, local; z has the fractional bits of the product."""
+    return cast("Partial", protocol.add(protocol.product(multiply, x, y), z))
+
+
+def lifted(protocol: Protocol, x: Number, bits: int) -> Number:
+    """Return x with ``bits`` more fractional bits, local."""
+    return protocol.map(lambda a: a << np.uint64(bits), x) if bits else x
+
+
+def polynomial(
+    protocol: Protocol, coefficients: Sequence[float], powers: Sequence[tuple[Share, int]], to: int
+) -> Share:
+    """Return c0 + sum of c_j u_j with ``to`` fractional bits, local.
+
+    ``powers`` are shares with their fractional bits; a coefficient gets what is left of ``to``.
+    """
+    total: Share | None = None
+    for factor, (u, scale) in zip(coefficients[1:], powers, strict=True):
+        term = scaled(protocol, u, factor, to - scale)
+        total = term if total is None else add(protocol, total, term)
+    assert total is not None
+    return add_constant(protocol, total, coefficients[0], to)
+
+
+def coarse(
+    protocol: Protocol, x: Share, value: float, scale: int, bits: int, shift: int, at: str
+) -> Steps[Bits]:
+    """Return [x < value], where x within 2^shift units above ``value`` may count as below.
+
+    |x| and |value| are below 2^(bits-1) units.
+    """
+    moved = add_constant(protocol, x, -value, scale)
+    width = max(8, min(bits + 1, RANGE_BITS) - shift)
+    return protocol.negative(moved, shift, width, at)
+
+
+def replaced(
+    protocol: Protocol, bit: Bits, x: Share, value: float, scale: int, at: str
+) -> Steps[Share]:
+    """Return ``value`` where ``bit`` is 1, else x. Whatever x is there, it cancels exactly."""
+    change = yield from protocol.select(bit, constant_minus(protocol, value, x, scale), at)
+    return add(protocol, x, change)

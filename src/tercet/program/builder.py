@@ -39,6 +39,10 @@ class Builder:
             return self._inputs[-handle - 1].type
         return self._instructions[handle].type
 
+    def instruction(self, handle: int) -> Instruction:
+        """Return the instruction behind a handle of ``emit``; its arguments are handles."""
+        return self._instructions[handle]
+
     def finish(self, *outputs: int) -> Program:
         """Return the program: inputs numbered first, then instructions."""
         count = len(self._inputs)

@@ -21,7 +21,8 @@ from math import isfinite
 import msgspec
 
 from tercet.errors import InputError
-from tercet.program.operations import MAX_CLASSES, MAX_TOP, RANGE_BITS
+from tercet.program.checks import RANGE_BITS
+from tercet.program.operations import MAX_CLASSES, MAX_TOP
 from tercet.program.passes.rewrite import Rewrite, definition
 from tercet.program.program import Program, Role
 from tercet.program.verify import verify, verify_release

@@ -5,13 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from tercet.errors import ProgramError
-from tercet.program.operations import (
-    MAX_ELEMENTS,
-    MAX_RANK,
-    MAX_SCALE,
-    infer,
-    multiply_extents,
-)
+from tercet.program.checks import MAX_ELEMENTS, MAX_RANK, MAX_SCALE, multiply_extents
+from tercet.program.operations import infer
 from tercet.program.program import LANGUAGE_VERSION, Program, Role
 from tercet.program.types import Form
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from tercet.program.operations import multiply_extents
+from tercet.program.checks import multiply_extents
 from tercet.program.program import Program, Role
 from tercet.program.types import bind_shape
 from tercet.protocol.base import Share

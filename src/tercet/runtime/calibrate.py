@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercet.errors import InputError, ModelError
-from tercet.program.operations import RANGE_BITS, multiply_extents
+from tercet.program.checks import RANGE_BITS, multiply_extents
 from tercet.program.passes.narrow import DIFFERENCES, SIGNS
 from tercet.program.program import Program, Role
 from tercet.protocol.base import Share

@@ -16,7 +16,8 @@ from tercet.protocol.base import Bits, Cost, Partial, Share
 from tercet.protocol.cost import CostModel
 from tercet.protocol.counting import Counting, count_rounds, zeros
 from tercet.runtime.batch import slice_rows
-from tercet.runtime.interpreter import ROUNDS, Step, Value
+from tercet.runtime.interpreter import ROUNDS, Value
+from tercet.runtime.step import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,8 @@ def estimate(program: Program, batch: int, costs: CostModel) -> list[Instruction
 def _slice_cost(program: Program, number: int, rows: int, costs: CostModel) -> Cost:
     instruction, counting = program.instructions[number], Counting(costs)
     args = tuple(_dummy(program.type_of(a), rows) for a in instruction.args)
-    step = Step(counting, instruction, args, str(number), rows)
+    scale = program.type_of(instruction.args[0]).scale
+    step = Step(counting, instruction, args, str(number), rows, scale)
     rounds = count_rounds(ROUNDS[instruction.op](step))
     return Cost(counting.bytes, rounds)
 

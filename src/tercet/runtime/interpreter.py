@@ -7,7 +7,7 @@ looks into a share.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias, cast
 
@@ -15,36 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercet.function.maximum import max_pool, maximum, reduce_max
-from tercet.function.softmax import softmax
 from tercet.function.top import argmax, top_k
-from tercet.program.program import Instruction, Program
-from tercet.program.types import bind_shape
+from tercet.program.program import Program
 from tercet.protocol.base import Bits, Kernel, Partial, Protocol, Share
 from tercet.protocol.rounds import Steps
 from tercet.ring import kernels, local
+from tercet.runtime.functions import FUNCTIONS
+from tercet.runtime.step import Step
 
 Words: TypeAlias = NDArray[np.uint64]
 Value: TypeAlias = Share | Partial | Bits | Words
 Watch: TypeAlias = Callable[[int, Value], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One instruction about to run: its arguments' values, bound attributes and place."""
-
-    protocol: Protocol
-    instruction: Instruction
-    args: tuple[Any, ...]
-    at: str
-    batch: int
-
-    def attr(self, name: str) -> Any:
-        """Return an attribute as it stands."""
-        return self.instruction.attrs[name]
-
-    def shape(self, name: str = "shape") -> tuple[int, ...]:
-        """Return an attribute of extents, with the batch bound."""
-        return bind_shape(self.attr(name), self.batch)
 
 
 def run(
@@ -69,7 +50,8 @@ def run(
     dying = _last_uses(program)
     for number, instruction in enumerate(program.instructions):
         args = tuple(values[a] for a in instruction.args)
-        step = Step(protocol, instruction, args, str(number), batch)
+        scale = program.type_of(instruction.args[0]).scale
+        step = Step(protocol, instruction, args, str(number), batch, scale)
         if instruction.op in LOCAL:
             result = LOCAL[instruction.op](step)
         else:
@@ -185,7 +167,7 @@ def _add(step: Step) -> Value:
 def _sub(step: Step) -> Value:
     x, y = step.args
     minus = np.negative(y) if isinstance(y, np.ndarray) else step.protocol.map(np.negative, y)
-    return _add(Step(step.protocol, step.instruction, (x, minus), step.at, step.batch))
+    return _add(replace(step, args=(x, minus)))
 
 
 def _product(kernel: Callable[[Step], Kernel]) -> Callable[[Step], Value]:
@@ -242,11 +224,15 @@ def _reduce_max(step: Step) -> Steps[Value]:
     return reduce_max(step.protocol, step.args[0], step.attr("axes"), step.attr("bits"), step.at)
 
 
-def _softmax(step: Step) -> Steps[Value]:
-    scale = step.instruction.type.scale
-    return softmax(
-        step.protocol, step.args[0], step.attr("axis"), scale, step.attr("bits"), step.at
-    )
+def _cumsum(step: Step) -> Value:
+    axis = step.attr("axis")
+
+    def total(a: Words) -> Words:
+        if step.attr("reverse"):
+            return np.flip(np.cumsum(np.flip(a, axis), axis, dtype=np.uint64), axis)
+        return np.cumsum(a, axis, dtype=np.uint64)
+
+    return _map(step, total)
 
 
 def _argmax(step: Step) -> Steps[Value]:
@@ -272,6 +258,7 @@ LOCAL: dict[str, Callable[[Step], Value]] = {
     "neg": _neg,
     "sum": _sum,
     "window_sum": _window_sum,
+    "cumsum": _cumsum,
     "shift_left": _shift_left,
     "scale": _scale,
     "add_const": _add_const,
@@ -293,7 +280,7 @@ ROUNDS: dict[str, Callable[[Step], Steps[Any]]] = {
     ),
     "reduce_max": _reduce_max,
     "max_pool": _max_pool,
-    "softmax": _softmax,
     "argmax": _argmax,
     "top_k": _top_k,
+    **FUNCTIONS,
 }

@@ -8,11 +8,21 @@ from __future__ import annotations
 
 from tercet.frontend.rules.arithmetic import ARITHMETIC
 from tercet.frontend.rules.comparing import COMPARING
+from tercet.frontend.rules.functions import FUNCTIONS
+from tercet.frontend.rules.indexing import INDEXING
 from tercet.frontend.rules.products import PRODUCTS
 from tercet.frontend.rules.rule import Rule
 from tercet.frontend.rules.shaping import SHAPING
 from tercet.frontend.rules.windows import WINDOWS
 
-RULES: dict[str, Rule] = {**ARITHMETIC, **COMPARING, **SHAPING, **PRODUCTS, **WINDOWS}
+RULES: dict[str, Rule] = {
+    **ARITHMETIC,
+    **COMPARING,
+    **FUNCTIONS,
+    **INDEXING,
+    **PRODUCTS,
+    **SHAPING,
+    **WINDOWS,
+}
 
 __all__ = ["RULES", "Rule"]

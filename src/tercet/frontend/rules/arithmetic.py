@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from tercet.frontend.graph import Node
 from tercet.frontend.lowering import Lowering
 from tercet.frontend.rules.rule import Rule, merge, secret
-from tercet.frontend.values import Known, Secret, Value, derive
-from tercet.program.operations import RANGE_BITS
-
-#: A higher power would need more products than an approximation; none occurs in known layers.
-MAX_POWER = 16
+from tercet.frontend.values import Secret, Value, derive
+from tercet.program.checks import RANGE_BITS
 
 
 def _binary(method: Callable[[Lowering, Value, Value], Value]) -> Rule:
@@ -31,49 +29,6 @@ def _unary(method: Callable[[Lowering, Secret], Value]) -> Rule:
         return [method(low, secret(low, node, args[0]))]
 
     return rule
-
-
-def _div(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
-    x, y = args
-    if not isinstance(y, Known):
-        raise low.unsupported(node.name)
-    # A zero divisor is refused when the infinity is registered.
-    with np.errstate(divide="ignore"):
-        inverse = np.asarray(1.0 / y.array.astype(np.float64))
-    return [low.mul(secret(low, node, x), derive("reciprocal", inverse, y.shape, y))]
-
-
-def _absolute(low: Lowering, x: Secret) -> Value:
-    # |x| = 2 max(x, 0) - x
-    positive = low.relu(x)
-    assert isinstance(positive, Secret)
-    return low.sub(low.times(positive, 2.0), x)
-
-
-def _integer_pow(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
-    return [_power(low, secret(low, node, args[0]), int(node.params["y"]))]
-
-
-def _pow(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
-    x, power = args
-    if not (isinstance(power, Known) and power.scalar and power.number.is_integer()):
-        raise low.unsupported(node.name)
-    return [_power(low, secret(low, node, x), int(power.number))]
-
-
-def _power(low: Lowering, x: Secret, power: int) -> Value:
-    if not 1 <= power <= MAX_POWER:
-        raise low.unsupported("pow", f"with exponent {power}")
-    result: Value | None = None
-    square: Value = x
-    while power:
-        if power & 1:
-            result = square if result is None else low.mul(result, square)
-        power >>= 1
-        if power:
-            square = low.mul(square, square)
-    assert result is not None
-    return result
 
 
 def _reduce_sum(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
@@ -122,7 +77,12 @@ def _convert(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value
     (x,) = args
     kind = np.dtype(node.params["new_dtype"])
     assert isinstance(x, Secret)
+    if x.truth:
+        return [replace(x, truth=False)]
     # bfloat16 and its kin are no NumPy kinds: everything that is not a whole number is a float.
+    if kind.kind in "iu" and not x.bit and low.is_input(x):
+        # Whole numbers by agreement with the client; a table looks up the nearest one.
+        return [x]
     if kind.kind in "iu" or (kind.kind == "b") != x.bit:
         if not x.bit:
             raise low.unsupported("to_integer")
@@ -144,11 +104,7 @@ ARITHMETIC: dict[str, Rule] = {
     "max": _binary(Lowering.maximum),
     "min": _binary(Lowering.minimum),
     "neg": _unary(Lowering.neg),
-    "abs": _unary(_absolute),
     "square": _unary(_square),
-    "div": _div,
-    "integer_pow": _integer_pow,
-    "pow": _pow,
     "reduce_sum": _reduce_sum,
     "reduce_max": _reduce_max,
     "reduce_min": _reduce_min,

@@ -9,7 +9,7 @@ import numpy as np
 from tercet.frontend.graph import Node
 from tercet.frontend.lowering import Lowering
 from tercet.frontend.rules.rule import Rule
-from tercet.frontend.values import Known, Secret, Value, derive
+from tercet.frontend.values import Known, Secret, Taint, Value, derive, public
 
 
 def _compare(swap: bool, invert: bool) -> Rule:
@@ -25,9 +25,65 @@ def _compare(swap: bool, invert: bool) -> Rule:
     return rule
 
 
+def _equal(same: bool) -> Rule:
+    """Return the rule of x == y or x != y: neither x < y nor y < x."""
+
+    def rule(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+        x, y = args
+        if isinstance(x, Secret) and isinstance(y, Secret) and x.handle == y.handle:
+            # A test for NaN, of which there is none.
+            answer = np.full((1,) * len(x.shape), same)
+            return [Known(answer, x.shape, Taint.PUBLIC, f"equal {same}")]
+        if any(isinstance(a, Secret) and a.bit for a in args):
+            raise low.unsupported(node.name, "on the result of a comparison")
+        difference = low.sub(x, y)
+        above, below = low.negative(low.neg(difference)), low.negative(difference)
+        equal = _both(low, low.invert(above), low.invert(below))
+        return [equal if same else low.invert(equal)]
+
+    return rule
+
+
+def _finite(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+    (x,) = args
+    return [Known(np.full((1,) * len(x.shape), True), x.shape, Taint.PUBLIC, "finite")]
+
+
+def _reduced(all_of: bool) -> Rule:
+    """Return the rule of "all" or "any" of bits along axes."""
+
+    def rule(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+        (x,) = args
+        axes = tuple(node.params["axes"])
+        assert isinstance(x, Secret)
+        if not (x.bit or x.truth):
+            raise low.unsupported(node.name, "on other values than a secret comparison")
+        # Bits have no axes to sum over: count them as numbers, then compare.
+        one, zero = public(1.0), public(0.0)
+        wanted = low.invert(x) if all_of else x
+        counted = low.select(wanted, zero, one) if wanted.bit else wanted
+        assert isinstance(counted, Secret)
+        total = low.emit("sum", counted.handle, axes=axes) if axes else counted
+        none = low.negative(low.sub(total, public(0.5)))
+        return [none if all_of else low.invert(none)]
+
+    return rule
+
+
 def _logic(function: Callable[[Lowering, Secret, Secret], Secret]) -> Rule:
     def rule(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
         x, y = args
+        if isinstance(x, Known):
+            x, y = y, x
+        if isinstance(y, Known) and y.scalar and isinstance(x, Secret) and (x.bit or x.truth):
+            return [x if bool(y.number) is (function is _both) else y]
+        if isinstance(x, Secret) and isinstance(y, Secret) and (x.truth or y.truth):
+            both = [low.number(a) if a.bit else a for a in (x, y)]
+            if function is _either:
+                both = [low.invert(a) for a in both]
+            joint = low.mul(*both)
+            assert isinstance(joint, Secret)
+            return [joint if function is _both else low.invert(joint)]
         if not (isinstance(x, Secret) and isinstance(y, Secret) and x.bit and y.bit):
             raise low.unsupported(node.name, "on other values than two secret comparisons")
         return [function(low, x, y)]
@@ -45,7 +101,7 @@ def _either(low: Lowering, x: Secret, y: Secret) -> Secret:
 
 def _not(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
     (x,) = args
-    if not (isinstance(x, Secret) and x.bit):
+    if not (isinstance(x, Secret) and (x.bit or x.truth)):
         raise low.unsupported(node.name, "on other values than a secret comparison")
     return [low.invert(x)]
 
@@ -56,14 +112,26 @@ def _select_n(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Valu
         raise low.unsupported(node.name, f"among {len(cases)} cases")
     other, chosen = cases
     if any(isinstance(c, Secret) and c.bit for c in cases):
-        raise low.unsupported(node.name, "among results of comparisons")
+        cases = [low.number(c) if isinstance(c, Secret) and c.bit else c for c in cases]
+        other, chosen = cases
     if isinstance(which, Secret):
-        if not which.bit:
+        if not (which.bit or which.truth):
             raise low.unsupported(node.name, "by a secret index")
         return [low.select(which, other, chosen)]
+    other, chosen = (_mask_number(c) for c in cases)
     if which.scalar:
         return [chosen if which.array.reshape(()) else other]
     return [low.add(_masked(low, which, chosen, True), _masked(low, which, other, False))]
+
+
+#: Stands for the lowest number of a float where a mask puts it, in front of a softmax.
+_MASKED = -(2.0**13)
+
+
+def _mask_number(value: Value) -> Value:
+    if isinstance(value, Known) and value.scalar and value.number < -1e30:
+        return public(_MASKED)
+    return value
 
 
 def _masked(low: Lowering, which: Known, value: Value, keep: bool) -> Value:
@@ -80,6 +148,11 @@ COMPARING: dict[str, Rule] = {
     "gt": _compare(swap=True, invert=False),
     "ge": _compare(swap=False, invert=True),
     "le": _compare(swap=True, invert=True),
+    "eq": _equal(True),
+    "ne": _equal(False),
+    "is_finite": _finite,
+    "reduce_and": _reduced(True),
+    "reduce_or": _reduced(False),
     "and": _logic(_both),
     "or": _logic(_either),
     "not": _not,

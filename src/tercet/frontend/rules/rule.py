@@ -18,6 +18,8 @@ def secret(low: Lowering, node: Node, value: Value) -> Secret:
     """Return ``value`` if it is a secret number, else refuse ``node``."""
     if not isinstance(value, Secret):
         raise low.unsupported(node.name, "with a secret second operand")
+    if value.bit and node.outputs[0].is_truth:
+        return low.number(value)  # moved about as a number
     if value.bit:
         raise low.unsupported(node.name, "on the result of a comparison")
     return value

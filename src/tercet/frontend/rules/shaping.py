@@ -9,7 +9,7 @@ import numpy as np
 from tercet.frontend.graph import Node
 from tercet.frontend.lowering import Lowering
 from tercet.frontend.rules.rule import Rule, integers, secret
-from tercet.frontend.values import Known, Secret, Value
+from tercet.frontend.values import Known, Secret, Value, derive
 
 
 def _result_shape(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
@@ -138,6 +138,25 @@ def _reverse(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value
     return [low.emit("reverse", x.handle, axes=axes) if axes else x]
 
 
+def _scan_row(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+    x, place = args[0], int(node.params["place"])
+    shape = x.shape[1:]
+    if isinstance(x, Known):
+        return [derive(f"row {place}", x.full()[place], shape, x)]
+    start, limit = [place] + [0] * len(shape), [place + 1, *shape]
+    return [low.reshape(cut(low, x, start, limit, [1] * len(limit)), shape)]
+
+
+def _scan_stack(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+    if (known := [a for a in args if isinstance(a, Known)]) and len(known) == len(args):
+        array = np.stack([a.full() for a in known])
+        return [derive("stack", array, array.shape, *known)]
+    parts = [low.reshape(low.share(a), (1, *a.shape)) for a in args]
+    if len(parts) == 1:
+        return parts
+    return [low.emit("concat", *(p.handle for p in parts), axis=0)]
+
+
 SHAPING: dict[str, Rule] = {
     "reshape": _reshape,
     "squeeze": _result_shape,
@@ -152,4 +171,6 @@ SHAPING: dict[str, Rule] = {
     "stack": _stack,
     "split": _split,
     "rev": _reverse,
+    "scan_row": _scan_row,
+    "scan_stack": _scan_stack,
 }

@@ -8,7 +8,7 @@ from tercet.frontend.graph import Node
 from tercet.frontend.lowering import Lowering
 from tercet.frontend.rules.rule import Rule, secret
 from tercet.frontend.values import Value
-from tercet.program.operations import RANGE_BITS
+from tercet.program.checks import RANGE_BITS
 from tercet.program.program import Attribute
 
 

@@ -21,7 +21,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from tercet.program.operations import multiply_extents
+from tercet.program.checks import multiply_extents
 from tercet.program.passes.rewrite import (
     Array,
     Arrays,

@@ -7,7 +7,7 @@ beside the tree of the comparison. That saves the two rounds of the truncation.
 
 from __future__ import annotations
 
-from tercet.program.operations import RANGE_BITS
+from tercet.program.checks import RANGE_BITS
 from tercet.program.passes.rewrite import Array, Arrays, Rewrite, count_uses, definition
 from tercet.program.program import Program
 

@@ -19,7 +19,7 @@ import msgspec
 
 from tercet.errors import InputError
 from tercet.program.builder import Builder
-from tercet.program.operations import MAX_SCALE, RANGE_BITS, multiply_extents
+from tercet.program.checks import MAX_SCALE, RANGE_BITS, multiply_extents
 from tercet.program.passes.narrow import DIFFERENCES, SIGNS
 from tercet.program.program import Program
 from tercet.program.types import Form

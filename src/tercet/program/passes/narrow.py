@@ -21,7 +21,8 @@ from collections.abc import Mapping
 import msgspec
 
 from tercet.errors import ProgramError
-from tercet.program.operations import RANGE_BITS
+from tercet.program.checks import RANGE_BITS
+from tercet.program.functions import FUNCTION_OPERATIONS
 from tercet.program.program import Attribute, Instruction, Program
 from tercet.program.verify import verify
 
@@ -30,8 +31,10 @@ WINDOWS = (24, 28, 32, 40, 48)
 #: How many times the calibrated bound a window holds.
 MARGIN = 16
 #: Operations that compare a value with 0, and those that compare two values with each other.
-SIGNS = frozenset({"relu", "negative"})
-DIFFERENCES = frozenset({"maximum", "reduce_max", "max_pool", "softmax"})
+DIFFERENCES = frozenset({"maximum", "reduce_max", "max_pool", "softmax", "log_softmax", "sort"})
+SIGNS = frozenset(
+    {"relu", "negative", *(o.name for o in FUNCTION_OPERATIONS if "bits" in o.ints)} - DIFFERENCES
+)
 
 
 def narrow(program: Program, bounds: Mapping[int, int]) -> Program:

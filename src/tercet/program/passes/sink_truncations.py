@@ -21,9 +21,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
-from tercet.program.operations import MAX_SCALE, RANGE_BITS, multiply_extents
+from tercet.program.checks import MAX_SCALE, RANGE_BITS, multiply_extents
+from tercet.program.functions import MAX_RSQRT_SCALE
 from tercet.program.passes.rewrite import Array, Arrays, Rewrite, count_uses
 from tercet.program.program import Instruction, Program, Role
+from tercet.program.types import Form
 from tercet.ring.fixed import RANGE_LOG2
 
 
@@ -95,6 +97,8 @@ class _Sinker:
         if instruction.op in ("relu", "negative") and first is not None:
             # Right above a comparison the truncation costs least, even where values are more.
             return self.rewrite.again(instruction, self.truncated(first))
+        if instruction.op == "rsqrt" and first is not None:
+            return self._root(instruction, first)
         if instruction.op in ("add", "sub") and any(waiting):
             return self._add(instruction, waiting)
         if instruction.op == "concat" and all(waiting):
@@ -110,6 +114,17 @@ class _Sinker:
         if value is None:
             return _Deferred(self.rewrite.values[arg], shift, instruction.source)
         return _Deferred(value.handle, value.shift + shift, value.source)
+
+    def _root(self, instruction: Instruction, value: _Deferred) -> int:
+        """Give a root the bits that its argument, as a rule a small variance, has still got."""
+        kind = self.rewrite.type_of(value.handle)
+        shift = max(kind.scale - MAX_RSQRT_SCALE, 0)
+        handle = value.handle
+        if shift > 0:
+            handle = self.rewrite.emit(value.source, "truncate", handle, shift=shift)
+        elif kind.form is not Form.SHARE:
+            handle = self.rewrite.emit(value.source, "reshare", handle)
+        return self.rewrite.again(instruction, handle)
 
     def _passes(self, instruction: Instruction, value: _Deferred) -> bool:
         """Return whether a truncation may move below the unary ``instruction``."""

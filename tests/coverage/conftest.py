@@ -1,0 +1,12 @@
+"""Keras must run on JAX, and XLA compile fast, before any test module imports them.
+
+Nearly all of the time goes into compiling the random initialisers of Keras; what they make is
+overwritten anyway.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
