@@ -92,6 +92,28 @@ def test_a_worker_killed_during_a_request(
             assert client.predict("dense", np.zeros((1, 8))).shape == (1, 3)
 
 
+def test_a_data_plane_that_waits_goes_with_its_control_process(own_cluster: LocalCluster) -> None:
+    """It waits for a peer that says nothing, and would hold the port that its successor needs."""
+    (silent,) = children(own_cluster.pids[0])
+    (waiting,) = children(own_cluster.pids[1])
+    os.kill(silent, signal.SIGSTOP)
+    try:
+        with tercet.connect(own_cluster) as client:
+            asking = threading.Thread(target=_ask_in_vain, args=(client,))
+            asking.start()
+            time.sleep(1.0)
+            os.kill(own_cluster.pids[1], signal.SIGKILL)
+            eventually(lambda: not alive(waiting), 3)
+            asking.join(PATIENCE)
+    finally:
+        os.kill(silent, signal.SIGCONT)
+
+
+def _ask_in_vain(client: tercet.Client) -> None:
+    with pytest.raises(TercetError):
+        client.predict("dense", np.zeros((1, 8)))
+
+
 def test_no_process_outlives_the_cluster() -> None:
     cluster = LocalCluster(quiet=True).start()
     pids = [*cluster.pids, *(c for p in cluster.pids for c in children(p))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 import threading
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ class DataPlane:
 
     def serve(self) -> None:
         """Obey the control process until it closes the pipe."""
-        threading.Thread(target=self._report_links, daemon=True).start()
+        threading.Thread(target=self._watch, daemon=True).start()
         while (message := read_message(sys.stdin.buffer)) is not None:
             command = msgspec.msgpack.decode(message, type=Command)
             if isinstance(command, Load):
@@ -166,10 +167,16 @@ class DataPlane:
         with self._lock:
             write_message(self._output, encode(event))
 
-    def _report_links(self) -> None:
+    def _watch(self) -> None:
+        """Report links; end the session that runs when the control process has gone.
+
+        Its peers may never begin it, and until this process ends no other can have its port.
+        """
         told: set[int] | None = None
         pause = threading.Event()
-        while True:
+        gone = select.poll()
+        gone.register(sys.stdin.fileno(), 0)
+        while not gone.poll(0):
             now = self._transport.connected()
             if now != told:
                 try:
@@ -178,6 +185,7 @@ class DataPlane:
                     return
                 told = now
             pause.wait(_LINK_CHECK)
+        self._transport.abort(f"the control process of {self._name} ended")
 
 
 def main() -> None:
