@@ -14,7 +14,6 @@ An abort ends the session that it names; its payload is the reason, UTF-8.
 
 from __future__ import annotations
 
-import contextlib
 import struct
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -56,9 +55,11 @@ def header(kind: int, tag: Tag, length: int) -> bytes:
         FrameError: the tag does not fit.
     """
     session, step, part = tag
-    if len(session) == SESSION_BYTES:
-        with contextlib.suppress(struct.error):
+    try:
+        if len(session) == SESSION_BYTES:
             return _HEADER.pack(MAGIC, kind, 0, session, step, part, 0, length)
+    except struct.error:
+        pass
     check_tag(tag)
     raise AssertionError("a tag that passes its check fits the header")
 
