@@ -72,6 +72,20 @@ def test_a_restarted_worker_is_linked_again_with_new_keys(cluster: TlsCluster, i
         assert bytes(cluster.workers[i].recv(index, Tag(fresh_session, 1), 5, 5)) == b"hello"
 
 
+def test_a_peer_that_goes_during_the_handshake_is_dialled_again(cluster: TlsCluster) -> None:
+    """What is left of a killed worker may still accept a connection, and say nothing."""
+    cluster.ready()
+    cluster.workers[2].close()
+    with bind("127.0.0.1", cluster.ports[2]) as remains:
+        remains.settimeout(5)
+        for _ in range(3):
+            connection, _ = remains.accept()
+            connection.recv(1)
+            connection.close()
+    cluster.restart(2)
+    cluster.ready()
+
+
 def test_an_opened_session_ends_with_its_link(cluster: TlsCluster) -> None:
     a, b, _ = cluster.workers
     for worker in cluster.workers:

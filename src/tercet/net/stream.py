@@ -8,6 +8,7 @@ and the socket up to 256 KB at a time. The interface is the part of ``SSLSocket`
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import ssl
 from typing import Final
@@ -47,8 +48,8 @@ class TlsStream:
             except ssl.SSLWantReadError:
                 stream._flush_all()
                 if not stream._receive():
-                    raise ssl.SSLEOFError(
-                        ssl.SSL_ERROR_EOF, "connection closed during the handshake"
+                    raise ConnectionAbortedError(
+                        errno.ECONNABORTED, "connection closed during the handshake"
                     ) from None
             except ssl.SSLError:
                 with contextlib.suppress(OSError):  # the alert, so that the peer hears why
