@@ -304,6 +304,23 @@ def test_large_bodies_are_refused(client: Client) -> None:
     assert all("a body of" in str(a) for a in answers)
 
 
+def test_a_refusal_of_any_length_cuts_no_link(cluster: LocalCluster, client: Client) -> None:
+    """A refusal goes to the peers; one that quoted megabytes would end the workers' links."""
+
+    def losses() -> int:
+        logs = [cluster.directory / f"{n}.log" for n in ("julia", "greg", "me")]
+        return sum(log.read_text().count("control link to") for log in logs)
+
+    before = losses()
+    long = Summand(arrays={"x" * (3 << 20): b""})
+    with pytest.raises(IntegrityError, match="'x{40}': 0 bytes") as caught:
+        request(client, [(long, long)] * 3)
+    assert len(str(caught.value)) < 1000
+    time.sleep(0.3)
+    request(client, honest())
+    assert losses() == before
+
+
 def test_malformed_requests_are_refused(client: Client) -> None:
     with pytest.raises(RefusedError, match="malformed request id"):
         request(client, honest(), id=b"short")
