@@ -32,7 +32,7 @@ from tercet.program.types import bind_shape
 from tercet.runtime.batch import INPUT_NAME
 from tercet.service.agreement import Agreement, UnderWay, join_nonces
 from tercet.service.batches import Batches, Waiting
-from tercet.service.checks import binding, check_id, check_pair, pair_digests
+from tercet.service.checks import binding, check_id, check_pair, check_size, pair_digests
 from tercet.service.config import WORKERS, ClusterConfig, split_address
 from tercet.service.counts import Request
 from tercet.service.dataplane import Peer, Setup
@@ -40,7 +40,6 @@ from tercet.service.dataprocess import DataProcess
 from tercet.service.failures import to_error
 from tercet.service.logs import Style
 from tercet.service.messages import (
-    MAX_ROWS,
     Accepted,
     Answer,
     Cancel,
@@ -311,10 +310,7 @@ class Worker:
                 "Try again when they are back (`tercet status`)",
             )
         model = self._current(request)
-        if not 1 <= request.rows <= MAX_ROWS:
-            raise RefusedError(
-                f"{request.rows} rows", f"Send 1 to {MAX_ROWS} rows a request", "rows"
-            )
+        check_size(model.program, request.rows)
         self.registry.admit(request.id, model, client, request.rows)
         if (fault := self._plane().loaded.get(model.id)) is not None:
             raise to_error(fault, f"worker {self.name} cannot use model {model.name!r}")
