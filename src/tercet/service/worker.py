@@ -74,6 +74,7 @@ STOP_SECONDS = 10.0
 #: Longest wait that a busy worker asks for.
 _MAX_RETRY = 60
 _TICK = 1.0
+_CHANGED = "the model's policy changed during the request"
 
 
 class Worker:
@@ -283,8 +284,10 @@ class Worker:
         outcome = "failed: the worker stopped"
         try:
             answer = await self._batches.answer(Waiting(request, client.fingerprint, nonces))
-            if self.registry.by_id(request.model).digest != request.program_digest:
-                raise RefusedError("the model's policy changed during the request", "Ask again")
+            model = self.registry.by_id(request.model)
+            model.check_client(client.fingerprint)
+            if model.digest != request.program_digest:
+                raise RefusedError(_CHANGED, "Ask again")
             outcome = "answered"
         except TercetError as error:
             outcome = f"failed: {type(error).__name__}"
@@ -362,6 +365,7 @@ class Worker:
         request = waiting.request
         model = self._current(request)
         self.registry.admit(request.id, model, waiting.client, request.rows, ahead)
+        waiting.change = model.change
 
     def _count(self, batch: Sequence[Waiting]) -> None:
         """Count a batch; if the disk refuses, the peers, who may have counted, hear of it."""
@@ -375,6 +379,8 @@ class Worker:
         ]  # fmt: skip
         try:
             change = self._current(first).change
+            if any(w.change != change for w in batch):  # while the peers' acceptances were awaited
+                raise RefusedError(_CHANGED, "Ask again")
             self.registry.count(requests, change)
         except TercetError as error:
             nonces = join_nonces([w.nonces for w in batch])
