@@ -68,6 +68,8 @@ _log = logging.getLogger("tercet.worker")
 
 #: Requests of one client that may be under way at a time, and of all clients by default.
 MAX_OPEN = 64
+#: Bytes of shares that one client's requests under way may have here: sixteen full requests.
+MAX_HELD = 1 << 30
 MAX_QUEUE = 512
 #: Seconds that requests under way have when the worker is told to stop.
 STOP_SECONDS = 10.0
@@ -117,6 +119,7 @@ class Worker:
         self._max_queue = max_queue
         self._stopping = False
         self._open: Counter[str] = Counter()
+        self._held: Counter[str] = Counter()
         self._running: dict[bytes, bytes] = {}  # counted requests and their models
         self._answered: Counter[bytes] = Counter()
         self._who: dict[bytes, str] = {}
@@ -241,7 +244,9 @@ class Worker:
         except TercetError as error:
             self._agreement.refuse(request.id, error)
             raise
+        size = _size(request)
         self._open[client.fingerprint] += 1
+        self._held[client.fingerprint] += size
         try:
             bound = binding(
                 "predict",
@@ -264,8 +269,9 @@ class Worker:
                 self._running.pop(request.id, None)
         finally:
             self._open[client.fingerprint] -= 1
+            self._held[client.fingerprint] -= size
             if not self._open[client.fingerprint]:
-                del self._open[client.fingerprint]
+                del self._open[client.fingerprint], self._held[client.fingerprint]
         _log.info(
             "answered %s for %s on %s: %d rows",
             request.id.hex()[:8],
@@ -304,6 +310,8 @@ class Worker:
             raise self._gone()
         if self._open[client] >= MAX_OPEN:
             raise self._busy(f"{MAX_OPEN} requests of this client are under way")
+        if self._held[client] + _size(request) > MAX_HELD:
+            raise self._busy(f"{self._held[client]} bytes of this client are under way")
         if (waiting := self._under_way()) >= self._max_queue:
             raise self._busy(f"worker {self.name} has {waiting} requests under way")
         check_pair(request.shares)
@@ -476,3 +484,7 @@ class Worker:
 
     def _loads(self) -> list[Load]:
         return [self._load(m) for m in self.registry.models()]
+
+
+def _size(request: Predict) -> int:
+    return sum(len(array) for summand in request.shares for array in summand.arrays.values())

@@ -1,4 +1,4 @@
-"""A policy that changes while a request is under way, at one worker without its data plane."""
+"""What comes while a request is under way, at one worker without its data plane."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 
 from tercet.crypto.identity import Identity
 from tercet.crypto.prg import fresh
-from tercet.errors import RefusedError
+from tercet.errors import BusyError, RefusedError, TransportError
 from tercet.program.program import encode
 from tercet.protocol.replicated.sharing import OutputPart, Summand
+from tercet.service import worker
 from tercet.service.batches import Waiting
 from tercet.service.config import ClusterConfig, WorkerEntry
 from tercet.service.messages import (
@@ -21,6 +22,7 @@ from tercet.service.messages import (
     Cancel,
     Change,
     Command,
+    Failure,
     Policy,
     Predict,
     ShareDigests,
@@ -39,6 +41,7 @@ class Plane:
     def __init__(self) -> None:
         self.sent: list[Command] = []
         self.send = self.sent.append
+        self.loaded: dict[bytes, Failure | None] = {}
 
 
 class Lone:
@@ -112,4 +115,40 @@ def test_a_client_that_is_named_no_more_gets_no_answer(lone: Lone) -> None:
         with pytest.raises(RefusedError, match="not served to this client"):
             await lone.worker._answer(lone.client, lone.request(), NONCES)
 
+    asyncio.run(main())
+
+
+def test_what_one_client_has_under_way_is_bounded_in_bytes(
+    lone: Lone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that reach this worker alone wait for their peers; their shares must fit."""
+
+    async def main() -> None:
+        lone.serve(Policy(True))
+        reached = asyncio.Event()
+
+        async def agree(*_: object) -> None:
+            await reached.wait()
+            raise TransportError("no peer")
+
+        lone.worker._agreement.agree = agree  # type: ignore[assignment, method-assign]
+        large = Summand(arrays={"input": bytes(64)})
+        requests = [
+            msgspec.structs.replace(lone.request(), shares=(large, large)) for _ in range(3)
+        ]
+        first = [
+            asyncio.create_task(lone.worker.predict(lone.client, request))
+            for request in requests[:2]
+        ]
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError, match="256 bytes of this client"):
+            await lone.worker.predict(lone.client, requests[2])
+        reached.set()
+        results = await asyncio.gather(*first, return_exceptions=True)
+        assert [type(r) for r in results] == [TransportError] * 2
+        with pytest.raises(TransportError):
+            await lone.worker.predict(lone.client, requests[2])
+
+    monkeypatch.setattr(worker, "MAX_HELD", 300)
+    monkeypatch.setattr(lone.worker, "_missing", list)
     asyncio.run(main())
