@@ -73,7 +73,18 @@ def test_bits_below_the_last_decimal_are_not_there(protocol: str, decimals: int)
     assert not (got & np.uint64((1 << cut) - 1)).any()
     step = 2.0 ** -kept_bits(decimals, 16)
     assert step <= 10.0**-decimals
-    assert np.abs(decode(got, 16) - x).max() <= 1.5 * step + UNIT
+    assert np.abs(decode(got, 16) - x).max() <= 0.5 * step + UNIT
+
+
+@both
+@pytest.mark.parametrize("decimals", [0, 2, 4])
+def test_asking_again_tells_nothing_more(protocol: str, decimals: int) -> None:
+    """Rounding is a function of the score alone: its average tells no bit that was cut off."""
+    words = np.repeat(encode(np.random.default_rng(4).normal(0, 4, (4, 6)), 16), 64, axis=0)
+    got = evaluate(serving_program(identity(), Release(decimals=decimals)), words, protocol)
+    cut = np.uint64(16 - kept_bits(decimals, 16))
+    nearest = (words.view(np.int64) + (1 << int(cut) >> 1)) >> cut.astype(np.int64)
+    np.testing.assert_array_equal(got.view(np.int64), nearest << cut.astype(np.int64))
 
 
 @both

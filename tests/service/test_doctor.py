@@ -90,16 +90,16 @@ def test_models_that_differ() -> None:
         return Status(name, 0, "", True, [], 0.0, list(models))
 
     def shared(model: bytes, digest: str) -> Description:
-        return Description(model, "digits", "ann", digest, (-1, 8), (-1, 3), 16, Policy())
+        return Description(model, "digits", 1, "ann", digest, (-1, 8), (-1, 3), 16, Policy())
 
     one, two = shared(b"1", "aa"), shared(b"1", "bb")
     checks = list(doctor._models([status("julia", one), status("greg", one), status("me", two)]))
     assert [(c.ok, c.told) for c in checks] == [
-        (False, "ann/digits: program aa only at julia, greg"),
-        (False, "ann/digits: program bb only at me"),
+        (False, "ann/digits@1: program aa only at julia, greg"),
+        (False, "ann/digits@1: program bb only at me"),
     ]
     checks = list(doctor._models([status("julia", one), status("greg"), status("me", one)]))
-    assert [c.told for c in checks] == ["ann/digits: program aa only at julia, me"]
+    assert [c.told for c in checks] == ["ann/digits@1: program aa only at julia, me"]
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

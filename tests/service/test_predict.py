@@ -22,6 +22,8 @@ from tercet.errors import (
     TransportError,
     WorkerError,
 )
+from tercet.program.builder import Builder
+from tercet.program.passes import lower
 from tercet.program.program import Role
 from tercet.program.program import encode as program_bytes
 from tercet.protocol.replicated.sharing import Summand, deal
@@ -304,6 +306,23 @@ def test_large_bodies_are_refused(client: Client) -> None:
     assert all("a body of" in str(a) for a in answers)
 
 
+def test_a_refusal_of_any_length_cuts_no_link(cluster: LocalCluster, client: Client) -> None:
+    """A refusal goes to the peers; one that quoted megabytes would end the workers' links."""
+
+    def losses() -> int:
+        logs = [cluster.directory / f"{n}.log" for n in ("julia", "greg", "me")]
+        return sum(log.read_text().count("control link to") for log in logs)
+
+    before = losses()
+    long = Summand(arrays={"x" * (3 << 20): b""})
+    with pytest.raises(IntegrityError, match=r"'x{40}': 0 bytes") as caught:
+        request(client, [(long, long)] * 3)
+    assert len(str(caught.value)) < 1000
+    time.sleep(0.3)
+    request(client, honest())
+    assert losses() == before
+
+
 def test_malformed_requests_are_refused(client: Client) -> None:
     with pytest.raises(RefusedError, match="malformed request id"):
         request(client, honest(), id=b"short")
@@ -317,6 +336,30 @@ def test_malformed_requests_are_refused(client: Client) -> None:
     for answer in client._connection.call_each(["nonsense"] * 3, Answer, 20):
         assert isinstance(answer, WorkerError)
         assert "malformed Predict message" in str(answer)
+
+
+def test_a_seed_may_not_stand_for_more_than_fits(cluster: LocalCluster, model: Lowered) -> None:
+    """A request of a hundred bytes, all seeds, could ask each worker for any memory."""
+    builder = Builder(16)
+    wide = builder.input("input", Role.INPUT, (-1, 1 << 20))
+    short = Lowered(*lower(builder.finish(builder.emit("sum", wide, axes=(1,))), {}))
+    builder = Builder(16)
+    thin = builder.emit("reshape", builder.input("input", Role.INPUT, (-1, 1)), shape=(-1, 1, 1))
+    fill = builder.input("zeros", Role.PUBLIC, (1, 1 << 12))
+    long = builder.emit("truncate", builder.emit("matmul", thin, fill), shift=16)
+    tall = Lowered(*lower(builder.finish(long), {"zeros": np.zeros((1, 1 << 12))}))
+    seeds = [Summand(seed=fresh(32)) for _ in range(3)]
+    pairs = [(seeds[i], seeds[(i + 1) % 3]) for i in range(3)]
+    with Connection(cluster.config, cluster.client) as connection:
+        for shared, rows, words in ((short, 33, "inputs have"), (tall, 40_000, "outputs have")):
+            tercet.share(shared, cluster, "large")
+            tercet.serve("large", cluster)
+            known = connection.ask_all("/v1/describe", [Describe("large")] * 3, Description, 20)[0]
+            name = fresh(16)
+            bodies = [Predict(name, known.id, known.program_digest, rows, p) for p in pairs]
+            with pytest.raises(RefusedError, match=words):
+                connection.call_all(bodies, Answer, 60)
+            tercet.remove("large", cluster)
 
 
 def test_a_seed_of_another_length_spoils_nothing_for_others(client: Client) -> None:

@@ -129,6 +129,7 @@ def test_a_model_that_nobody_committed_goes(trio: Trio, monkeypatch: pytest.Monk
     for worker in trio.workers:
         worker.tick()
     assert not any(kept.models(prepared=True) for kept in trio.all)
+    assert not any(kept._programs for kept in trio.all), "its program stays in memory"
     with pytest.raises(NotFoundError):
         trio.all[0].commit(model, OWNER[1])
     assert trio.all[0].next_version("digits", OWNER[1]) == 2  # no version is used twice

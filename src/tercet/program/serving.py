@@ -9,8 +9,10 @@ Everything is computed under sharing: nothing but the result of the last instruc
   in the last place for honest inputs, a value below 2^50 in any case), then bounded by two ReLUs.
 * Mode: softmax over the last axis; the index of the largest; the ``top`` largest with scores.
 * Rounding: half a unit is added, the bits below are truncated away, and zeros take their place.
-  The last digit kept may be one unit lower, as with every truncation. Rounding comes before
-  ``argmax`` and ``top_k``, so that the order within equal rounded scores is not released either.
+  A truncation may be one unit low, with a probability that follows from the bits cut off: whoever
+  asks for the same row often would learn them. So what is left is compared with one unit, which is
+  added where it is missing. Rounding comes before ``argmax`` and ``top_k``, so that the order
+  within equal rounded scores is not released either.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ _FOLD = 16
 #: Bounds of a clamp: what a client may send at most.
 _MAX_BOUND = 1 << 14
 _MAX_DECIMALS = 9
+#: Narrowest window of a comparison.
+_LEAST_BITS = 8
 
 
 class Mode(StrEnum):
@@ -153,9 +157,18 @@ def _round(rewrite: Rewrite, value: int, bits: int) -> int:
     cut = rewrite.program.scale - bits
     if cut == 0:
         return value
-    value = rewrite.emit("release", "add_const", value, value=1 << (cut - 1))
-    value = rewrite.emit("release", "truncate", value, shift=cut)
-    return rewrite.emit("release", "shift_left", value, bits=cut)
+    unit = 1 << cut
+    value = rewrite.emit("release", "add_const", value, value=unit // 2)
+    kept = rewrite.emit("release", "truncate", value, shift=cut)
+    kept = rewrite.emit("release", "shift_left", kept, bits=cut)
+    left = rewrite.emit("release", "sub", value, kept)  # 0 to 2 units, without the latter
+    less = rewrite.emit("release", "add_const", left, value=-unit)
+    exact = rewrite.emit("release", "negative", less, shift=0, bits=max(_LEAST_BITS, cut + 2))
+    ones = rewrite.emit("release", "scale", kept, multiplier=0, bits=0)
+    ones = rewrite.emit("release", "add_const", ones, value=unit)
+    excess = rewrite.emit("release", "select", exact, ones)
+    kept = rewrite.emit("release", "add_const", kept, value=unit)
+    return rewrite.emit("release", "sub", kept, excess)
 
 
 def _is_softmax(program: Program, value: int) -> bool:

@@ -35,12 +35,16 @@ _MAX_CLOSED = 10_000
 
 
 class Waiting:
-    """A prediction that this worker has agreed on, until it is answered."""
+    """A prediction that this worker has agreed on, until it is answered.
+
+    ``change`` is the change of policy under which it was admitted, once it was.
+    """
 
     def __init__(self, request: Predict, client: str, nonces: Nonces) -> None:
         self.request = request
         self.client = client
         self.nonces = nonces
+        self.change = b""
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     def refuse(self, error: TercetError) -> None:

@@ -27,6 +27,8 @@ PATH = "/v1/calls"
 _HEARTBEAT = 20.0
 #: Answers are small: a row of scores for each row asked.
 _MAX_ANSWER = 1 << 30
+#: Calls of one socket that may wait, for their answers or for a caller who does not read them.
+_MAX_RUNNING = 128
 #: The sockets that stand.
 SOCKETS: web.AppKey[set[web.WebSocketResponse]] = web.AppKey("calls", set)
 
@@ -64,14 +66,21 @@ async def answer_calls(
     await socket.prepare(request)
     request.app[SOCKETS].add(socket)
     running: set[asyncio.Task[None]] = set()
+    slots = asyncio.Semaphore(_MAX_RUNNING)
+
+    def over(task: asyncio.Task[None]) -> None:
+        running.discard(task)
+        slots.release()
+
     try:
         async for message in socket:
             if message.type is not aiohttp.WSMsgType.BINARY:
                 break
             call = decode(message.data, Call)
+            await slots.acquire()  # who sends and does not read is not read from either
             task = asyncio.create_task(_answer(socket, call, answer))
             running.add(task)
-            task.add_done_callback(running.discard)
+            task.add_done_callback(over)
     except TercetError as error:
         _log.warning("a caller's socket: %s", error.message)
     finally:
@@ -91,6 +100,7 @@ async def _answer(
     except Exception as error:  # whatever it is, the caller must get an answer
         _log.exception("error in a prediction")
         reply = Reply(call.number, failure=to_failure(error))
+    del call  # it may be large, and its caller slow to read
     if not socket.closed:
         try:
             await socket.send_bytes(encode(reply))

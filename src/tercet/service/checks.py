@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from math import prod
 
 from tercet.crypto.prg import SECRET_BYTES
 from tercet.errors import IntegrityError, RefusedError
+from tercet.program.program import Program
+from tercet.program.types import bind_shape
 from tercet.protocol.replicated.sharing import Summand
 from tercet.service.config import WORKERS
-from tercet.service.messages import REQUEST_ID_BYTES
+from tercet.service.messages import MAX_ROWS, REQUEST_ID_BYTES
 
+#: Bytes of one summand of a request's inputs, and of its outputs.
+MAX_INPUT = 256 << 20
+MAX_OUTPUT = 1 << 30
 #: Bytes from which hashing leaves the event loop.
 _LARGE = 1 << 20
 
@@ -40,6 +46,29 @@ def check_pair(pair: tuple[Summand, Summand]) -> None:
             "a summand is neither a seed of 32 bytes nor a set of arrays",
             "Use Tercet's own client",
         )
+
+
+def check_size(program: Program, rows: int) -> None:
+    """Refuse a request whose rows are too many, or too large together, for one request.
+
+    A seed stands for a summand of any size, hence the length of a request says nothing.
+
+    Raises:
+        RefusedError: if it is one.
+    """
+    if not 1 <= rows <= MAX_ROWS:
+        raise RefusedError(f"{rows} rows", f"Send 1 to {MAX_ROWS} rows a request", "rows")
+    for what, shape, most in (
+        ("inputs", program.input_shape(), MAX_INPUT),
+        ("outputs", program.output_shape(), MAX_OUTPUT),
+    ):
+        size = 8 * prod(bind_shape(shape, rows))
+        if size > most:
+            raise RefusedError(
+                f"{rows} rows, whose {what} have {size} bytes",
+                f"Send fewer rows a request: {most} bytes at most",
+                "rows",
+            )
 
 
 async def pair_digests(index: int, pair: tuple[Summand, Summand]) -> dict[int, bytes]:

@@ -21,14 +21,18 @@ _STATUS = {
 }
 
 
+#: Characters of a text that travels: it may quote what somebody sent, and goes to the peers too.
+MAX_TEXT = 2000
+
+
 def to_failure(error: BaseException) -> Failure:
     """Return what of ``error`` may leave this process.
 
-    Only Tercet's own errors carry their text, which never holds a secret; of anything else the
-    caller learns that it happened.
+    Only Tercet's own errors carry their text, which never holds a secret, up to ``MAX_TEXT``
+    characters; of anything else the caller learns that it happened.
     """
     if isinstance(error, TercetError):
-        return Failure(type(error).__name__, error.message, error.remedy)
+        return Failure(type(error).__name__, error.message[:MAX_TEXT], error.remedy[:MAX_TEXT])
     return Failure("WorkerError", "internal error", "See the worker's log")
 
 

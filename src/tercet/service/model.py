@@ -78,12 +78,7 @@ class Model:
         policy, again = self.policy, "Its owner can serve it again"
         if not policy.serving:
             raise RefusedError(f"model {self.name!r} is not being served", again, "not_served")
-        if policy.clients is not None and client not in policy.clients:
-            raise RefusedError(
-                f"model {self.name!r} is not served to this client",
-                "Give its owner your certificate and ask to be named",
-                "foreign",
-            )
+        self.check_client(client)
         if policy.expires is not None and time.time() >= policy.expires:
             raise RefusedError(
                 f"model {self.name!r} was served until {utc(policy.expires)}", again, "expired"
@@ -104,6 +99,19 @@ class Model:
                 f"model {self.name!r} has {left} of {policy.max_rows} rows left, not {rows}",
                 "Send fewer rows, or ask its owner to serve it again",
                 "exhausted",
+            )
+
+    def check_client(self, client: str) -> None:
+        """Say no to a client that the policy does not name.
+
+        Raises:
+            RefusedError: if it does not.
+        """
+        if self.policy.clients is not None and client not in self.policy.clients:
+            raise RefusedError(
+                f"model {self.name!r} is not served to this client",
+                "Give its owner your certificate and ask to be named",
+                "foreign",
             )
 
 

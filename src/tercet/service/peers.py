@@ -27,8 +27,9 @@ PATH = "/v1/peer"
 _HEARTBEAT = 20.0
 _MAX_MESSAGE = 1 << 20
 _PAUSE = 0.2
-#: Messages that go as one; an offer has about 150 bytes, a batch's ids 20 a request.
-_MAX_GATHERED = 64
+#: Bytes from which nothing more is gathered into one message. An offer has about 150, a batch's ids
+#: 20 a request, the largest inventory two thirds of ``_MAX_MESSAGE``, beyond which a peer hangs up.
+_MAX_GATHERED = 64 << 10
 
 Socket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
 
@@ -176,9 +177,11 @@ class PeerLinks:
         """Send what is queued; what has gathered meanwhile goes as one message."""
         try:
             while True:
-                messages = [await outbox.get()]
-                while not outbox.empty() and len(messages) < _MAX_GATHERED:
-                    messages.append(outbox.get_nowait())
+                messages = [msgspec.Raw(encode(await outbox.get()))]
+                size = len(messages[0])
+                while not outbox.empty() and size < _MAX_GATHERED:
+                    messages.append(msgspec.Raw(encode(outbox.get_nowait())))
+                    size += len(messages[-1])
                 await socket.send_bytes(encode(messages))
         except (ConnectionError, aiohttp.ClientError, RuntimeError):
             await socket.close()

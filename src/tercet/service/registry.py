@@ -180,8 +180,13 @@ class Registry:
         """Forget a model that was prepared and never committed."""
         with self._transaction():
             self._db.execute("DELETE FROM models WHERE id = ? AND NOT committed", (model,))
-        self.path(model).unlink(missing_ok=True)
+        self._forget(model)
         self._changed()
+
+    def _forget(self, model: bytes) -> None:
+        """Let go of what belongs to a model that is deleted."""
+        self._programs = {k: v for k, v in self._programs.items() if k[0] != model}
+        self.path(model).unlink(missing_ok=True)
 
     # Looking up.
 
@@ -266,8 +271,7 @@ class Registry:
             proposals.forget(self._db, proposal)
         if proposal.asked.remove:
             for model in targets:
-                self._programs.pop((model.id, model.policy.release), None)
-                self.path(model.id).unlink(missing_ok=True)
+                self._forget(model.id)
         self._changed()
         return [m.id for m in targets]
 

@@ -32,7 +32,7 @@ from tercet.program.types import bind_shape
 from tercet.runtime.batch import INPUT_NAME
 from tercet.service.agreement import Agreement, UnderWay, join_nonces
 from tercet.service.batches import Batches, Waiting
-from tercet.service.checks import binding, check_id, check_pair, pair_digests
+from tercet.service.checks import binding, check_id, check_pair, check_size, pair_digests
 from tercet.service.config import WORKERS, ClusterConfig, split_address
 from tercet.service.counts import Request
 from tercet.service.dataplane import Peer, Setup
@@ -40,7 +40,6 @@ from tercet.service.dataprocess import DataProcess
 from tercet.service.failures import to_error
 from tercet.service.logs import Style
 from tercet.service.messages import (
-    MAX_ROWS,
     Accepted,
     Answer,
     Cancel,
@@ -69,12 +68,15 @@ _log = logging.getLogger("tercet.worker")
 
 #: Requests of one client that may be under way at a time, and of all clients by default.
 MAX_OPEN = 64
+#: Bytes of shares that one client's requests under way may have here: sixteen full requests.
+MAX_HELD = 1 << 30
 MAX_QUEUE = 512
 #: Seconds that requests under way have when the worker is told to stop.
 STOP_SECONDS = 10.0
 #: Longest wait that a busy worker asks for.
 _MAX_RETRY = 60
 _TICK = 1.0
+_CHANGED = "the model's policy changed during the request"
 
 
 class Worker:
@@ -117,6 +119,7 @@ class Worker:
         self._max_queue = max_queue
         self._stopping = False
         self._open: Counter[str] = Counter()
+        self._held: Counter[str] = Counter()
         self._running: dict[bytes, bytes] = {}  # counted requests and their models
         self._answered: Counter[bytes] = Counter()
         self._who: dict[bytes, str] = {}
@@ -241,7 +244,9 @@ class Worker:
         except TercetError as error:
             self._agreement.refuse(request.id, error)
             raise
+        size = _size(request)
         self._open[client.fingerprint] += 1
+        self._held[client.fingerprint] += size
         try:
             bound = binding(
                 "predict",
@@ -264,8 +269,9 @@ class Worker:
                 self._running.pop(request.id, None)
         finally:
             self._open[client.fingerprint] -= 1
+            self._held[client.fingerprint] -= size
             if not self._open[client.fingerprint]:
-                del self._open[client.fingerprint]
+                del self._open[client.fingerprint], self._held[client.fingerprint]
         _log.info(
             "answered %s for %s on %s: %d rows",
             request.id.hex()[:8],
@@ -284,8 +290,10 @@ class Worker:
         outcome = "failed: the worker stopped"
         try:
             answer = await self._batches.answer(Waiting(request, client.fingerprint, nonces))
-            if self.registry.by_id(request.model).digest != request.program_digest:
-                raise RefusedError("the model's policy changed during the request", "Ask again")
+            model = self.registry.by_id(request.model)
+            model.check_client(client.fingerprint)
+            if model.digest != request.program_digest:
+                raise RefusedError(_CHANGED, "Ask again")
             outcome = "answered"
         except TercetError as error:
             outcome = f"failed: {type(error).__name__}"
@@ -302,6 +310,8 @@ class Worker:
             raise self._gone()
         if self._open[client] >= MAX_OPEN:
             raise self._busy(f"{MAX_OPEN} requests of this client are under way")
+        if self._held[client] + _size(request) > MAX_HELD:
+            raise self._busy(f"{self._held[client]} bytes of this client are under way")
         if (waiting := self._under_way()) >= self._max_queue:
             raise self._busy(f"worker {self.name} has {waiting} requests under way")
         check_pair(request.shares)
@@ -311,10 +321,7 @@ class Worker:
                 "Try again when they are back (`tercet status`)",
             )
         model = self._current(request)
-        if not 1 <= request.rows <= MAX_ROWS:
-            raise RefusedError(
-                f"{request.rows} rows", f"Send 1 to {MAX_ROWS} rows a request", "rows"
-            )
+        check_size(model.program, request.rows)
         self.registry.admit(request.id, model, client, request.rows)
         if (fault := self._plane().loaded.get(model.id)) is not None:
             raise to_error(fault, f"worker {self.name} cannot use model {model.name!r}")
@@ -366,6 +373,7 @@ class Worker:
         request = waiting.request
         model = self._current(request)
         self.registry.admit(request.id, model, waiting.client, request.rows, ahead)
+        waiting.change = model.change
 
     def _count(self, batch: Sequence[Waiting]) -> None:
         """Count a batch; if the disk refuses, the peers, who may have counted, hear of it."""
@@ -379,6 +387,8 @@ class Worker:
         ]  # fmt: skip
         try:
             change = self._current(first).change
+            if any(w.change != change for w in batch):  # while the peers' acceptances were awaited
+                raise RefusedError(_CHANGED, "Ask again")
             self.registry.count(requests, change)
         except TercetError as error:
             nonces = join_nonces([w.nonces for w in batch])
@@ -474,3 +484,7 @@ class Worker:
 
     def _loads(self) -> list[Load]:
         return [self._load(m) for m in self.registry.models()]
+
+
+def _size(request: Predict) -> int:
+    return sum(len(array) for summand in request.shares for array in summand.arrays.values())

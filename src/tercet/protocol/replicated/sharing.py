@@ -55,7 +55,7 @@ class Summand(msgspec.Struct, frozen=True):
             wrong = sorted(sizes.items() ^ wanted.items())
             raise IntegrityError(
                 f"a summand is not a seed of {SECRET_BYTES} bytes nor the arrays that the program "
-                f"takes ({', '.join(f'{n!r}: {b} bytes' for n, b in wrong[:4])})",
+                f"takes ({', '.join(f'{n[:40]!r}: {b} bytes' for n, b in wrong[:4])})",
                 "Use Tercet's own client",
             )
 
