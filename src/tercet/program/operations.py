@@ -224,7 +224,7 @@ def window_shape(shape: Shape, attrs: Attributes) -> Shape:
     _require(
         len(window) == len(strides) == len(low) == len(high) == len(shape), "window of another rank"
     )
-    _require(0 < prod(window) <= MAX_WINDOW and min(window) > 0, f"window {window}")
+    _require(0 < prod(window) <= MAX_WINDOW and all(w > 0 for w in window), f"window {window}")
     result = []
     for d, w, s, lo, hi in zip(shape, window, strides, low, high, strict=True):
         _require(w > 0 and s > 0 and 0 <= lo < w and 0 <= hi < max(w, s), "window out of range")
@@ -398,7 +398,12 @@ def _reduce_max(types: Sequence[Type], attrs: Attributes) -> Type:
 def _max_pool(types: Sequence[Type], attrs: Attributes) -> Type:
     _shares(types)
     _check_bits(attrs)
-    return Type(window_shape(types[0].shape, attrs), types[0].scale)
+    shape = window_shape(types[0].shape, attrs)
+    _require(
+        prod(_tuple(attrs, "window")) * multiply_extents(shape)[0] <= MAX_ELEMENTS,
+        f"windows of more than {MAX_ELEMENTS} elements together",
+    )
+    return Type(shape, types[0].scale)
 
 
 def _softmax(types: Sequence[Type], attrs: Attributes) -> Type:
@@ -483,18 +488,22 @@ def infer(op: str, types: Sequence[Type], attrs: Attributes) -> Type:
         ProgramError: if the operation is unknown or its arguments or attributes do not fit.
     """
     spec = OPERATIONS.get(op)
-    _require(spec is not None, f"unknown operation {op!r}")
+    _require(spec is not None, f"unknown operation {op[:40]!r}")
     assert spec is not None
     _require(
         len(types) == spec.arity if spec.arity is not None else len(types) >= 1,
         f"{op} takes {spec.arity or 'one or more'} arguments, not {len(types)}",
     )
     wanted = {*spec.ints, *spec.tuples}
-    _require(set(attrs) == wanted, f"{op} takes attributes {sorted(wanted)}, not {sorted(attrs)}")
+    _require(set(attrs) == wanted, f"{op} takes attributes {sorted(wanted)}, not {sorted(attrs)}"[:400])
     _require(
         all(type(attrs[n]) is int for n in spec.ints)
         and all(isinstance(attrs[n], tuple) for n in spec.tuples),
         f"{op} has an attribute of the wrong kind",
+    )
+    _require(
+        all(len(_tuple(attrs, n)) <= MAX_RANK for n in spec.tuples),
+        f"{op} has an attribute of more than {MAX_RANK} extents",
     )
     result = spec.rule(types, attrs)
     size, power = multiply_extents(result.shape)

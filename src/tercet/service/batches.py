@@ -204,8 +204,9 @@ class Batches:
         """
         self._check(generation)
         accepted: list[Waiting] = []
+        deadline = asyncio.get_running_loop().time() + LAG_TIMEOUT
         for request in run.ids:
-            waiting = await self._agreed(request)
+            waiting = await self._agreed(request, deadline)
             if waiting is None or waiting.answer.done():
                 continue
             if accepted and waiting.request.model != accepted[0].request.model:
@@ -260,9 +261,8 @@ class Batches:
         finally:
             self._ended()
 
-    async def _agreed(self, request: bytes) -> Waiting | None:
+    async def _agreed(self, request: bytes, deadline: float) -> Waiting | None:
         """Return a request once this worker has agreed on it: a peer's offer may lag behind."""
-        deadline = asyncio.get_running_loop().time() + LAG_TIMEOUT
         try:
             async with asyncio.timeout_at(deadline):
                 while request not in self._waiting:
