@@ -133,6 +133,19 @@ def _given(shape: list[int]) -> bytes:
     return _hostile(inputs=[{"name": "x", "role": "input", "type": kind}])
 
 
+def _ranks() -> bytes:
+    """Concatenation along an axis that only the first value has."""
+    extents: tuple[list[int], ...] = ([-1, 2], [3, 4], [3])
+    roles = ("input", "weight", "weight")
+    inputs = [
+        {"name": str(n), "role": role, "type": {"shape": e, "scale": 16}}
+        for n, (role, e) in enumerate(zip(roles, extents, strict=True))
+    ]
+    kind = {"shape": [3, 4], "scale": 16}
+    one = {"op": "concat", "args": [1, 2], "attrs": {"axis": 1}, "type": kind}
+    return _hostile(inputs=inputs, instructions=[one])
+
+
 NO_WINDOW: dict[str, object] = {"window": [], "strides": [], "low": [], "high": []}
 TEXT = _hostile().replace(b"\xa7reshare", b"\xa7resh\xff\xfee")
 
@@ -142,6 +155,8 @@ TEXT = _hostile().replace(b"\xa7reshare", b"\xa7resh\xff\xfee")
     [
         (TEXT, "not a program: .*utf-8"),
         (_one("window_sum", [1], [], **NO_WINDOW), "is public<scalar"),
+        (_one("concat", [0, 1], [-1, 2], axis=1), "different forms"),
+        (_ranks(), "different ranks"),
         (_one("reshape", [0], [-1, 2], shape=[1 << 62] * 500_000), "more than 8 extents"),
         (_one("broadcast", [0], [-1, 2], shape=[1 << 62] * 500_000), "more than 8 extents"),
         (_given([-1, *[1 << 62] * 500_000]), "more than 8 dimensions"),
@@ -152,7 +167,7 @@ TEXT = _hostile().replace(b"\xa7reshare", b"\xa7resh\xff\xfee")
         (b"\x91" * (1 << 24), "not a program"),
         (bytes((1 << 26) + 1), "At most"),
     ],
-    ids=range(11),
+    ids=range(13),
 )
 def test_what_was_fatal_or_endless(data: bytes, words: str) -> None:
     assert judge(_hostile()) == "runs"

@@ -182,6 +182,7 @@ def _concat(types: Sequence[Type], attrs: Attributes) -> Type:
     _no_bits(types)
     _require(len({t.form for t in types}) == 1, "concatenation of values of different forms")
     _require(len({t.scale for t in types}) == 1, "concatenation of different scales")
+    _require(len({len(t.shape) for t in types}) == 1, "concatenation of different ranks")
     _require(0 <= axis < len(first.shape) and first.shape[axis] >= 0, f"concatenation axis {axis}")
     rest = {(*t.shape[:axis], *t.shape[axis + 1 :]) for t in types}
     _require(len(rest) == 1, "concatenation of shapes that differ off the axis")
