@@ -46,17 +46,19 @@ class Caller:
 
     @contextlib.asynccontextmanager
     async def socket(self, path: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        """Open a WebSocket; it is left without a good-bye, as a peer that dies leaves it."""
-        socket = await self._session.ws_connect(path, max_msg_size=1 << 24)
+        """Open a WebSocket; on leaving, all that was sent has been read or refused."""
+        socket = await self._session.ws_connect(
+            path, max_msg_size=1 << 24, timeout=aiohttp.ClientWSTimeout(ws_close=PATIENCE)
+        )
         connection = socket._response.connection
         assert connection is not None
         transport = connection.transport
         try:
             yield socket
         finally:
+            await socket.close()
             if isinstance(transport, asyncio.WriteTransport):
                 transport.abort()
-            await socket.close()
 
     async def raw(self, data: bytes) -> None:
         """Send bytes instead of HTTP, look for an answer for a moment, and go."""

@@ -57,9 +57,7 @@ def _everything() -> Program:
     y = emit("truncate", emit("matmul", y, matrix), shift=16)
     y = emit("concat", y, emit("reshare", y), axis=3)
     _, height, width, depth = builder.type_of(y).shape
-    y = emit(
-        "slice", y, start=(0, 0, 0, 1), limit=(-1, height, width, depth), stride=(1, 1, 1, 2)
-    )
+    y = emit("slice", y, start=(0, 0, 0, 1), limit=(-1, height, width, depth), stride=(1, 1, 1, 2))
     y = emit("sum", y, axes=(2,))
     y = emit("broadcast", y, shape=(-1, *builder.type_of(y).shape[1:]))
     y = emit("reduce_max", y, axes=(1,), bits=28)

@@ -13,7 +13,6 @@ from tercet.net.frame import ABORT, DATA, HEADER_BYTES, Frame, FrameReader, head
 from tercet.net.link import TlsTransport
 from tercet.net.transport import Tag
 from tests.fuzz.mutations import mutate
-from tests.net.conftest import cluster, identities  # noqa: F401
 from tests.net.test_frame import Pipe
 from tests.net.workers import TlsCluster
 
@@ -117,10 +116,10 @@ def check_links(cluster: TlsCluster, seed: int, count: int) -> None:
         assert bytes(cluster.workers[other].recv(one, tag, 10, 10)) == b"still here"
 
 
-def test_a_listed_peer_that_sends_garbage(cluster: TlsCluster) -> None:  # noqa: F811
-    check_links(cluster, 3, 40)
+def test_a_listed_peer_that_sends_garbage(links: TlsCluster) -> None:
+    check_links(links, 3, 40)
 
 
 @pytest.mark.slow
-def test_a_listed_peer_that_sends_much_garbage(cluster: TlsCluster) -> None:  # noqa: F811
-    check_links(cluster, 4, 400)
+def test_a_listed_peer_that_sends_much_garbage(links: TlsCluster) -> None:
+    check_links(links, 4, 400)

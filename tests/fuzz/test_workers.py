@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
@@ -15,11 +15,18 @@ from random import Random
 import msgspec
 import numpy as np
 import pytest
+from aiohttp import web
 
 import tercet
 from tercet.api import Lowered
 from tercet.crypto.identity import Identity
-from tercet.program.program import Role
+from tercet.crypto.prg import fresh
+from tercet.errors import RefusedError
+from tercet.net.listener import Listener, bind
+from tercet.net.tls import server_context
+from tercet.program.builder import Builder
+from tercet.program.passes import lower
+from tercet.program.program import Program, Role
 from tercet.program.program import encode as program_bytes
 from tercet.program.serving import Mode, Release
 from tercet.protocol.replicated.sharing import Summand, deal
@@ -27,8 +34,10 @@ from tercet.ring.fixed import encode as ring
 from tercet.service.calls import PATH as CALLS
 from tercet.service.calls import Call
 from tercet.service.cluster import LocalCluster
+from tercet.service.config import WorkerEntry
 from tercet.service.messages import (
     Accepted,
+    Answer,
     Change,
     Commit,
     Counted,
@@ -47,6 +56,7 @@ from tercet.service.messages import (
     encode,
 )
 from tercet.service.peers import PATH as PEER
+from tercet.service.peers import PeerLinks
 from tests.fuzz.callers import Caller, ask, send_all
 from tests.fuzz.mutations import mutate
 from tests.service.conftest import dense_model, reference
@@ -124,10 +134,10 @@ def _gossip(rng: Random, model: Description) -> bytes:
 class Attack:
     """What is sent, and by whom."""
 
-    def __init__(self, cluster: LocalCluster, seed: int, model: Lowered, kept: Description) -> None:
+    def __init__(self, cluster: LocalCluster, seed: int, dense: Lowered, kept: Description) -> None:
         self.rng = Random(seed)
         self._cluster = cluster
-        self._model = model
+        self._model = dense
         self._kept = kept
 
     def _mutated(self, data: bytes) -> bytes:
@@ -198,8 +208,8 @@ class Attack:
             low, high = self.rng.choice(LINKS)
             name = entries[low].name
             who = Identity.load(folder / f"{name}.crt", folder / f"{name}.key")
-            most = min(100, count - sent)
-            messages = (self._mutated(_gossip(self.rng, self._kept)) for _ in range(most))
+            messages = [_gossip(self.rng, self._kept) for _ in range(self.rng.choice((1, 3, 30)))]
+            messages[-1] = self._mutated(messages[-1])  # a malformed one ends the link
             async with Caller(who, entries[high]) as caller, caller.socket(PEER) as socket:
                 sent += await send_all(socket, messages)
         return sent
@@ -258,3 +268,97 @@ def test_workers_that_are_sent_nonsense() -> None:
 @pytest.mark.slow
 def test_workers_that_are_sent_much_nonsense() -> None:
     check(2, 12_000)
+
+
+def test_batches_that_nobody_asked_for_are_void_with_their_link(
+    cluster: LocalCluster, model: Lowered, rows: np.ndarray
+) -> None:
+    """Worker 0, or who has its key, announces thousands; the real one is served right after."""
+    entries = cluster.config.worker
+    julia = Identity.load(cluster.directory / "julia.crt", cluster.directory / "julia.key")
+    tercet.share(model, cluster, "void")
+    tercet.serve("void", cluster)
+    nonsense = [encode([Run(n, [fresh(16) for _ in range(1000)])]) for n in range(50)]
+
+    async def announce() -> None:
+        async with Caller(julia, entries[1]) as caller, caller.socket(PEER) as socket:
+            await send_all(socket, nonsense)
+
+    asyncio.run(announce())
+    started = time.monotonic()
+    eventually(lambda: ready(cluster))
+    with tercet.connect(cluster) as client:
+        y = client.predict("void", rows)
+    assert time.monotonic() - started < 15
+    np.testing.assert_allclose(y, reference(model, rows), atol=2e-3)
+    tercet.remove("void", cluster)
+
+
+def test_seeds_count_as_what_they_become(cluster: LocalCluster) -> None:
+    """A client that deals seeds alone sends little, and would have workers expand gigabytes."""
+    wide = Lowered(*lower(_row_sums(4096), {}))
+    tercet.share(wide, cluster, "wide")
+    tercet.serve("wide", cluster)
+    same = Summand(seed=fresh(32))
+    with tercet.connect(cluster) as client:
+        known = client.describe("wide")
+        bodies = {
+            rows: Predict(fresh(16), known.id, known.program_digest, rows, (same, same))
+            for rows in (1, 8193)
+        }
+        client._connection.call_all([bodies[1]] * 3, Answer, 20)
+        with pytest.raises(RefusedError, match="8193 rows of 'wide' are 268468224 bytes"):
+            client._connection.call_all([bodies[8193]] * 3, Answer, 20)
+    tercet.remove("wide", cluster)
+
+
+def _row_sums(width: int) -> Program:
+    builder = Builder(16)
+    x = builder.input("input", Role.INPUT, (-1, width))
+    return builder.finish(builder.emit("reshape", builder.emit("sum", x, axes=(1,)), shape=(-1, 1)))
+
+
+def test_a_worker_that_dials_goes_on_dialling_whatever_it_is_told() -> None:
+    rng = Random(5)
+    text = encode([Withdraw(bytes(16), Failure("WorkerError", "ab", ""))])
+    told = [text.replace(b"ab", b"\xff\xfe"), b"\x91" * 10_000, rng.randbytes(100), b""]
+    assert asyncio.run(_dialled(told)) > len(told)
+
+
+async def _dialled(told: list[bytes]) -> int:
+    """Tell a worker that dials these messages, one a link; return the links it made."""
+    julia, greg = (Identity.generate(name) for name in ("julia", "greg"))
+    links = 0
+
+    async def peer(request: web.Request) -> web.WebSocketResponse:
+        nonlocal links
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        if links < len(told):
+            await socket.send_bytes(told[links])
+        links += 1
+        await socket.receive()
+        return socket
+
+    app = web.Application()
+    app.router.add_get(PEER, peer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    assert runner.server is not None
+    context = server_context(greg, [julia.public])
+    listener = Listener(bind("127.0.0.1", 0), lambda: context, runner.server)
+    await listener.start()
+    host, port = listener.address
+    entries = [
+        WorkerEntry(i.public.name, f"{host}:{port}", "", i.certificate_pem.decode())
+        for i in (julia, greg)
+    ]
+    dialler = PeerLinks(0, julia, entries, lambda *_: None, lambda *_: None)
+    dialler.start()
+    deadline = time.monotonic() + 10
+    while links <= len(told) and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
+    await dialler.stop()
+    await listener.close()
+    await runner.cleanup()
+    return links

@@ -496,7 +496,9 @@ def infer(op: str, types: Sequence[Type], attrs: Attributes) -> Type:
         f"{op} takes {spec.arity or 'one or more'} arguments, not {len(types)}",
     )
     wanted = {*spec.ints, *spec.tuples}
-    _require(set(attrs) == wanted, f"{op} takes attributes {sorted(wanted)}, not {sorted(attrs)}"[:400])
+    _require(
+        set(attrs) == wanted, f"{op} takes attributes {sorted(wanted)}, not {sorted(attrs)}"[:400]
+    )
     _require(
         all(type(attrs[n]) is int for n in spec.ints)
         and all(isinstance(attrs[n], tuple) for n in spec.tuples),

@@ -17,6 +17,7 @@ from tercet.crypto.identity import Identity
 from tercet.errors import SecurityError, TercetError, TransportError
 from tercet.net.tls import client_context, explain, peer_identity
 from tercet.program.program import MALFORMED
+from tercet.service.calls import upgrade
 from tercet.service.config import WorkerEntry, split_address
 from tercet.service.messages import PeerMessage, encode
 
@@ -99,7 +100,7 @@ class PeerLinks:
         socket = web.WebSocketResponse(
             heartbeat=_HEARTBEAT, max_msg_size=_MAX_MESSAGE, compress=False
         )
-        await socket.prepare(request)
+        await upgrade(socket, request)
         await self._run(peer, socket)
         return socket
 
