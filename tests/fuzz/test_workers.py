@@ -78,25 +78,28 @@ def _summands(rng: Random, rows: int) -> tuple[Summand, Summand]:
 
 
 def _call(rng: Random, model: Description) -> bytes:
-    rows = rng.choice((1, 1, 2, 3, 0, -1, 65_537, 1 << 31, (1 << 63) - 1))
-    name = rng.randbytes(rng.choice((16, 16, 16, 0, 15, 1000)))
+    rows = rng.choice((1, 1, 1, 2, 3, 0, -1, 65_537, (1 << 63) - 1))
+    name = rng.randbytes(rng.choice((16,) * 9 + (0, 15, 1000)))
     body = Predict(name, model.id, model.program_digest, rows, _summands(rng, rows))
-    return encode(Call(rng.choice((0, 1, -1, 1 << 62)), msgspec.Raw(encode(body))))
+    data = encode(body)
+    data = mutate(rng, data) if rng.random() < 0.3 else data
+    return encode(Call(rng.choice((0, 1, -1, 1 << 62)), msgspec.Raw(data)))
 
 
 def _post(rng: Random, model: Lowered) -> tuple[str, bytes]:
-    name, text = rng.randbytes(16), rng.choice(("victim", "victim@1", "", "@", "/", "x" * 101))
+    name, text = rng.randbytes(16), rng.choice((*["victim"] * 5, "victim@1", "", "/", "x" * 101))
     weights = deal({
         v.name: np.zeros(v.type.shape, np.uint64) for _, v in model.program.named(Role.WEIGHT)
     })  # fmt: skip
     seed = Summand(seed=rng.randbytes(32))
+    program = program_bytes(model.program)
     release = Release(rng.choice(tuple(Mode)), rng.choice((0, 1, 200)), rng.choice((None, 2, 400)))
     limit = rng.choice((None, 1, 0, 1 << 53, -1))
     policy = Policy(True, limit, None, rng.choice((None, 1e9, float("nan"))), release=release)
     routes: tuple[tuple[str, object], ...] = (
         ("share/prepare", Prepare(
             name, text, rng.choice((1, 2, 0, -1, 1 << 31, (1 << 63) - 1)),
-            mutate(rng, program_bytes(model.program)),
+            mutate(rng, program) if rng.random() < 0.6 else program,
             rng.choice(((seed, seed), weights[1])), {"é": b"1"} if rng.random() < 0.2 else {},
         )),
         ("share/version", Describe(text)),
@@ -141,7 +144,7 @@ class Attack:
         self._kept = kept
 
     def _mutated(self, data: bytes) -> bytes:
-        return mutate(self.rng, data) if self.rng.random() < 0.7 else data
+        return mutate(self.rng, data) if self.rng.random() < 0.35 else data
 
     def run(self, count: int) -> int:
         """Send some ``count`` messages and return how many went."""

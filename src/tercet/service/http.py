@@ -31,7 +31,7 @@ from tercet.service.worker import Worker
 
 _log = logging.getLogger("tercet.worker")
 
-#: Largest bodies: a sharing of a model of some 2.5 10^8 weights, anything else; of a request `MAX_REQUEST`.
+#: Largest bodies: a sharing of a model of some 2.5 10^8 weights, and anything small.
 MAX_MODEL = (2 << 30) + (1 << 24)
 MAX_SMALL = 64 << 10
 MAX_PROBE = 4 << 20
