@@ -116,6 +116,7 @@ def _concat(types: Sequence[Type], attrs: Attributes) -> Type:
     no_bits(types)
     require(len({t.form for t in types}) == 1, "concatenation of values of different forms")
     require(len({t.scale for t in types}) == 1, "concatenation of different scales")
+    require(len({len(t.shape) for t in types}) == 1, "concatenation of different ranks")
     require(0 <= axis < len(first.shape) and first.shape[axis] >= 0, f"concatenation axis {axis}")
     rest = {(*t.shape[:axis], *t.shape[axis + 1 :]) for t in types}
     require(len(rest) == 1, "concatenation of shapes that differ off the axis")
@@ -158,7 +159,7 @@ def window_shape(shape: Shape, attrs: Attributes) -> Shape:
     require(
         len(window) == len(strides) == len(low) == len(high) == len(shape), "window of another rank"
     )
-    require(0 < prod(window) <= MAX_WINDOW and min(window) > 0, f"window {window}")
+    require(0 < prod(window) <= MAX_WINDOW and all(w > 0 for w in window), f"window {window}")
     result = []
     for d, w, s, lo, hi in zip(shape, window, strides, low, high, strict=True):
         require(w > 0 and s > 0 and 0 <= lo < w and 0 <= hi < max(w, s), "window out of range")
@@ -323,7 +324,12 @@ def _reduce_max(types: Sequence[Type], attrs: Attributes) -> Type:
 def _max_pool(types: Sequence[Type], attrs: Attributes) -> Type:
     shares(types)
     check_bits(attrs)
-    return Type(window_shape(types[0].shape, attrs), types[0].scale)
+    shape = window_shape(types[0].shape, attrs)
+    require(
+        prod(integers(attrs, "window")) * multiply_extents(shape)[0] <= MAX_ELEMENTS,
+        f"windows of more than {MAX_ELEMENTS} elements together",
+    )
+    return Type(shape, types[0].scale)
 
 
 def _argmax(types: Sequence[Type], attrs: Attributes) -> Type:
@@ -398,18 +404,24 @@ def infer(op: str, types: Sequence[Type], attrs: Attributes) -> Type:
         ProgramError: if the operation is unknown or its arguments or attributes do not fit.
     """
     spec = OPERATIONS.get(op)
-    require(spec is not None, f"unknown operation {op!r}")
+    require(spec is not None, f"unknown operation {op[:40]!r}")
     assert spec is not None
     require(
         len(types) == spec.arity if spec.arity is not None else len(types) >= 1,
         f"{op} takes {spec.arity or 'one or more'} arguments, not {len(types)}",
     )
     wanted = {*spec.ints, *spec.tuples}
-    require(set(attrs) == wanted, f"{op} takes attributes {sorted(wanted)}, not {sorted(attrs)}")
+    require(
+        set(attrs) == wanted, f"{op} takes attributes {sorted(wanted)}, not {sorted(attrs)}"[:400]
+    )
     require(
         all(type(attrs[n]) is int for n in spec.ints)
         and all(isinstance(attrs[n], tuple) for n in spec.tuples),
         f"{op} has an attribute of the wrong kind",
+    )
+    require(
+        all(len(integers(attrs, n)) <= MAX_RANK for n in spec.tuples),
+        f"{op} has an attribute of more than {MAX_RANK} extents",
     )
     result = spec.rule(types, attrs)
     size, power = multiply_extents(result.shape)

@@ -18,6 +18,9 @@ LANGUAGE_VERSION = 1
 
 Attribute: TypeAlias = int | tuple[int, ...]
 
+#: What msgspec raises on bytes that are not what they should be.
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
+
 
 class Role(StrEnum):
     """Who provides an input of a program."""

@@ -7,15 +7,19 @@ import msgspec
 from tercet.errors import ProgramError
 from tercet.program.checks import MAX_ELEMENTS, MAX_RANK, MAX_SCALE, multiply_extents
 from tercet.program.operations import infer
-from tercet.program.program import LANGUAGE_VERSION, Program, Role
+from tercet.program.program import LANGUAGE_VERSION, MALFORMED, Program, Role
 from tercet.program.types import Form
 
 MAX_INSTRUCTIONS = 100_000
 MAX_INPUTS = 20_000
 MAX_NAME = 200
+#: Bytes of an encoded program.
+MAX_BYTES = 1 << 26
 #: Elements of all weights together.
 MAX_WEIGHTS = 1 << 28
 PROTOCOLS = ("replicated",)
+#: Most characters of what a program says of itself that a message repeats.
+_SHOWN = 80
 
 _REMEDY = "Trace and share the model again with this version of Tercet"
 
@@ -26,9 +30,11 @@ def decode(data: bytes) -> Program:
     Raises:
         ProgramError: if the bytes are not a well-formed, well-typed program.
     """
+    if len(data) > MAX_BYTES:
+        raise ProgramError(f"a program of {len(data)} bytes", f"At most {MAX_BYTES} bytes")
     try:
         program = msgspec.msgpack.decode(data, type=Program)
-    except (msgspec.DecodeError, RecursionError, OverflowError) as error:
+    except MALFORMED as error:
         raise ProgramError(f"not a program: {error}", _REMEDY) from None
     verify(program)
     return program
@@ -55,7 +61,7 @@ def verify(program: Program) -> None:
     _verify_inputs(program)
     types = [i.type for i in program.inputs]
     for number, instruction in enumerate(program.instructions):
-        place = f"instruction {number} ({instruction.op})"
+        place = f"instruction {number} ({instruction.op[:_SHOWN]})"
         if not all(0 <= a < len(types) for a in instruction.args):
             raise ProgramError(f"{place} uses a value that is not defined before it", _REMEDY)
         try:
@@ -63,7 +69,8 @@ def verify(program: Program) -> None:
         except ProgramError as error:
             raise ProgramError(f"{place}: {error.message}", _REMEDY) from None
         if result != instruction.type:
-            raise ProgramError(f"{place} is {result}, not {instruction.type}", _REMEDY)
+            claimed = str(instruction.type)[:_SHOWN]
+            raise ProgramError(f"{place} is {result}, not {claimed}", _REMEDY)
         types.append(result)
     if not 1 <= len(program.outputs) <= 2:
         raise ProgramError(
@@ -101,6 +108,9 @@ def _verify_inputs(program: Program) -> None:
         raise ProgramError("inputs with empty, overlong or equal names", _REMEDY)
     if len(program.named(Role.INPUT)) != 1:
         raise ProgramError("a program takes exactly one input from its client", _REMEDY)
+    # First of all: the size of a shape of a million dimensions is a number of megabytes.
+    if any(len(i.type.shape) > MAX_RANK for i in program.inputs):
+        raise ProgramError(f"an input of more than {MAX_RANK} dimensions", _REMEDY)
     sizes = [multiply_extents(i.type.shape)[0] for i in program.inputs]
     if sum(sizes) > MAX_WEIGHTS:
         raise ProgramError(
@@ -113,7 +123,7 @@ def _verify_inputs(program: Program) -> None:
             raise ProgramError(f"input {value.name!r} of form {form}", _REMEDY)
         if (shape[:1] == (-1,)) is not batched or any(d < 0 for d in shape[batched:]):
             raise ProgramError(f"input {value.name!r} of shape {shape}", _REMEDY)
-        if len(shape) > MAX_RANK or not 0 < size <= MAX_ELEMENTS:
+        if not 0 < size <= MAX_ELEMENTS:
             raise ProgramError(f"input {value.name!r} of shape {shape}", _REMEDY)
         if not 0 <= value.type.scale <= MAX_SCALE:
             raise ProgramError(f"input {value.name!r} of scale {value.type.scale}", _REMEDY)

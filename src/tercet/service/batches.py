@@ -168,6 +168,7 @@ class Batches:
             if not future.done():
                 future.set_result(frozenset())
         self._accepted.clear()
+        self._arrived.set()  # a batch that waits for requests is void, too
 
     def _announce(self, ids: list[bytes]) -> None:
         self._number += 1
@@ -208,8 +209,9 @@ class Batches:
         """
         self._check(generation)
         accepted: list[Waiting] = []
+        deadline = asyncio.get_running_loop().time() + LAG_TIMEOUT
         for request in run.ids:
-            waiting = await self._agreed(request)
+            waiting = await self._agreed(request, deadline, generation)
             if waiting is None or waiting.answer.done():
                 continue
             if accepted and waiting.request.model != accepted[0].request.model:
@@ -264,12 +266,12 @@ class Batches:
         finally:
             self._ended()
 
-    async def _agreed(self, request: bytes) -> Waiting | None:
+    async def _agreed(self, request: bytes, deadline: float, generation: int) -> Waiting | None:
         """Return a request once this worker has agreed on it: a peer's offer may lag behind."""
-        deadline = asyncio.get_running_loop().time() + LAG_TIMEOUT
         try:
             async with asyncio.timeout_at(deadline):
                 while request not in self._waiting:
+                    self._check(generation)
                     if request in self._closed:
                         return None
                     self._arrived.clear()

@@ -15,7 +15,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from tercet.errors import TercetError, TransportError
+from tercet.errors import RefusedError, TercetError, TransportError
 from tercet.service.failures import to_error, to_failure
 from tercet.service.messages import Failure, decode, encode
 
@@ -63,7 +63,7 @@ async def answer_calls(
     socket = web.WebSocketResponse(
         heartbeat=_HEARTBEAT, max_msg_size=limit, compress=False, writer_limit=1 << 20
     )
-    await socket.prepare(request)
+    await upgrade(socket, request)
     request.app[SOCKETS].add(socket)
     running: set[asyncio.Task[None]] = set()
     slots = asyncio.Semaphore(_MAX_RUNNING)
@@ -87,6 +87,18 @@ async def answer_calls(
         request.app[SOCKETS].discard(socket)
     await socket.close()
     return socket
+
+
+async def upgrade(socket: web.WebSocketResponse, request: web.Request) -> None:
+    """Answer a caller's handshake.
+
+    Raises:
+        RefusedError: if its key is malformed, which aiohttp leaves to base64 to find.
+    """
+    try:
+        await socket.prepare(request)
+    except ValueError:
+        raise RefusedError("a malformed handshake", "Use Tercet's own client") from None
 
 
 async def _answer(

@@ -13,6 +13,7 @@ import msgspec
 from tercet.crypto.identity import Identity
 from tercet.errors import TercetError, TransportError, WorkerError
 from tercet.net.tls import client_context, explain
+from tercet.program.program import MALFORMED
 from tercet.service.calls import AbortableSocket, CallSocket
 from tercet.service.config import ClusterConfig, WorkerEntry, split_address
 from tercet.service.failures import to_error
@@ -130,7 +131,7 @@ class Connection:
             return decode(answer, kind)
         try:
             failure = msgspec.msgpack.decode(answer, type=Failure)
-        except msgspec.DecodeError:
+        except MALFORMED:
             raise _odd_status(entry, response.status) from None
         raise to_error(failure)
 

@@ -15,6 +15,7 @@ from tercet.service.calls import PATH as CALLS_PATH
 from tercet.service.calls import SOCKETS, answer_calls, close_calls
 from tercet.service.failures import http_status, to_failure
 from tercet.service.messages import (
+    MAX_REQUEST,
     Change,
     Commit,
     Describe,
@@ -30,9 +31,8 @@ from tercet.service.worker import Worker
 
 _log = logging.getLogger("tercet.worker")
 
-#: Largest bodies: a sharing of a model of some 2.5 10^8 weights, a request, anything else.
+#: Largest bodies: a sharing of a model of some 2.5 10^8 weights, and anything small.
 MAX_MODEL = (2 << 30) + (1 << 24)
-MAX_REQUEST = 256 << 20
 MAX_SMALL = 64 << 10
 MAX_PROBE = 4 << 20
 

@@ -7,6 +7,8 @@ import logging
 import time
 from typing import Literal
 
+from aiohttp.http_exceptions import HttpProcessingError
+
 Style = Literal["text", "json"]
 
 
@@ -32,6 +34,18 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
+class NotHttp(logging.Filter):
+    """Tells of bytes that are not HTTP in one line; aiohttp shows a traceback and the bytes."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Rewrite such a record; all pass."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            record.msg, record.exc_info = "refused what %s sent: it is not HTTP", None
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+        return True
+
+
 def set_up_logging(style: Style, worker: str) -> None:
     """Log to standard error from now on."""
     handler = logging.StreamHandler()
@@ -42,3 +56,4 @@ def set_up_logging(style: Style, worker: str) -> None:
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("aiohttp").setLevel(logging.WARNING)
+    logging.getLogger("aiohttp.server").addFilter(NotHttp())

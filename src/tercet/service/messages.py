@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from tercet.errors import RefusedError, WorkerError
+from tercet.program.program import MALFORMED
 from tercet.program.serving import Release
 from tercet.program.types import Shape
 from tercet.protocol.replicated.sharing import OutputPart, Summand
@@ -21,6 +22,8 @@ T = TypeVar("T")
 REQUEST_ID_BYTES = 16
 #: Rows of one request.
 MAX_ROWS = 65_536
+#: Bytes of a request. Summands that are sent as seeds are as large once they are expanded.
+MAX_REQUEST = 256 << 20
 #: Clients that one policy may name.
 MAX_CLIENTS = 500
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
@@ -338,7 +341,7 @@ def decode(data: bytes | bytearray | memoryview, kind: type[T]) -> T:
     """
     try:
         return msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError, OverflowError) as error:
+    except MALFORMED as error:
         raise WorkerError(
             f"malformed {kind.__name__} message: {error}",
             "Use the same version of Tercet on both sides",

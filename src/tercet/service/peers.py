@@ -16,6 +16,8 @@ from aiohttp import web
 from tercet.crypto.identity import Identity
 from tercet.errors import SecurityError, TercetError, TransportError
 from tercet.net.tls import client_context, explain, peer_identity
+from tercet.program.program import MALFORMED
+from tercet.service.calls import upgrade
 from tercet.service.config import WorkerEntry, split_address
 from tercet.service.messages import PeerMessage, encode
 
@@ -99,7 +101,7 @@ class PeerLinks:
         socket = web.WebSocketResponse(
             heartbeat=_HEARTBEAT, max_msg_size=_MAX_MESSAGE, compress=False
         )
-        await socket.prepare(request)
+        await upgrade(socket, request)
         await self._run(peer, socket)
         return socket
 
@@ -139,19 +141,21 @@ class PeerLinks:
     async def _run(self, peer: int, socket: Socket) -> None:
         old = self._sockets.get(peer)
         if old is not None:
-            await old.close()
+            self._changed(peer, False)  # what came over the old link and is not done is void
         self._sockets[peer] = socket
         self._outbox[peer] = asyncio.Queue()
         writer = asyncio.create_task(self._write(socket, self._outbox[peer]))
         _log.info("control link to %s stands", self._entries[peer].name)
         self._changed(peer, True)
         try:
+            if old is not None:
+                await old.close()
             async for message in socket:
                 if message.type is not aiohttp.WSMsgType.BINARY:
                     break
                 try:
                     decoded = msgspec.msgpack.decode(message.data, type=list[PeerMessage])
-                except msgspec.DecodeError as error:
+                except MALFORMED as error:
                     _log.error("malformed message of %s: %s", self._entries[peer].name, error)
                     break
                 for one in decoded:
