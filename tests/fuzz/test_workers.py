@@ -310,7 +310,7 @@ def test_seeds_count_as_what_they_become(cluster: LocalCluster) -> None:
             for rows in (1, 8193)
         }
         client._connection.call_all([bodies[1]] * 3, Answer, 20)
-        with pytest.raises(RefusedError, match="8193 rows of 'wide' are 268468224 bytes"):
+        with pytest.raises(RefusedError, match="8193 rows, whose inputs have 268468224 bytes"):
             client._connection.call_all([bodies[8193]] * 3, Answer, 20)
     tercet.remove("wide", cluster)
 

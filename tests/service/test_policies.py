@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import http.client
 import threading
 import time
 
@@ -15,14 +14,11 @@ from tercet.api import Lowered, TopK
 from tercet.crypto.identity import Identity
 from tercet.crypto.prg import fresh
 from tercet.errors import BusyError, InputError, NotFoundError, RefusedError
-from tercet.net.tls import client_context
 from tercet.program.serving import Mode, Release
-from tercet.protocol.replicated.sharing import deal
 from tercet.service.client import Client
 from tercet.service.cluster import LocalCluster
-from tercet.service.config import split_address
 from tercet.service.connection import Connection
-from tercet.service.messages import Change, Description, Policy, Predict, encode
+from tercet.service.messages import Change, Description, Policy
 from tests.service.conftest import dense_model, reference
 
 CLOSE = 2e-3
@@ -111,18 +107,6 @@ def test_a_rate(cluster: LocalCluster, client: Client) -> None:
         client.predict("terms", ONE)
     told = client.describe("terms")
     assert told.used_requests == 3
-    entry = cluster.config.worker[2]
-    connection = http.client.HTTPSConnection(
-        *split_address(entry.address), context=client_context(cluster.client, entry.identity)
-    )
-    pair = deal({"input": np.zeros((1, 8), np.uint64)})[2]
-    connection.request(
-        "POST", "/v1/predict", encode(Predict(fresh(16), told.id, told.program_digest, 1, pair))
-    )
-    answer = connection.getresponse()
-    assert answer.status == 503
-    assert 1 <= int(answer.headers["Retry-After"]) <= 60
-    connection.close()
 
 
 @pytest.mark.parametrize(

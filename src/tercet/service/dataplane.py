@@ -11,6 +11,7 @@ import os
 import select
 import sys
 import threading
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercet.crypto.identity import Identity, PublicIdentity
-from tercet.errors import TercetError, WorkerError
+from tercet.errors import TercetError, TransportError, WorkerError
 from tercet.net.link import TlsTransport
 from tercet.net.sockets import from_fd
 from tercet.program.program import Program
@@ -41,9 +42,10 @@ from tercet.service.messages import (
     Load,
     Loaded,
     Unload,
+    Void,
     encode,
 )
-from tercet.service.pipe import read_message, write_message
+from tercet.service.pipe import Incoming, write_message
 from tercet.service.shares import load_shares
 
 _log = logging.getLogger("tercet.dataplane")
@@ -86,8 +88,10 @@ class _Held:
 class DataPlane:
     """Loads models and runs jobs, one at a time, in the order in which they come."""
 
-    def __init__(self, setup: Setup, transport: TlsTransport) -> None:
+    def __init__(self, setup: Setup, incoming: Incoming, transport: TlsTransport) -> None:
         self._name = setup.name
+        self._incoming = incoming
+        self._ahead: deque[Command] = deque()  # read, not obeyed yet
         self._index = setup.index
         self._transport = transport
         self._models: dict[bytes, _Held] = {}
@@ -99,16 +103,34 @@ class DataPlane:
     def serve(self) -> None:
         """Obey the control process until it closes the pipe."""
         threading.Thread(target=self._watch, daemon=True).start()
-        while (message := read_message(sys.stdin.buffer)) is not None:
-            command = msgspec.msgpack.decode(message, type=Command)
+        while (command := self._next()) is not None:
             if isinstance(command, Load):
                 self._tell(self._load(command))
             elif isinstance(command, Unload):
                 self._models.pop(command.model, None)
             elif isinstance(command, Cancel):
                 self._cancel(command)
-            else:
+            elif isinstance(command, Job):
                 self._tell(self._run(command))
+
+    def _next(self) -> Command | None:
+        """Return the next command; ``None`` at the end of the pipe.
+
+        Jobs that were voided while they waited are passed by: a peer that has come back since
+        would let their first message wait until it times out.
+        """
+        while True:
+            while not self._ahead or self._incoming.ready():
+                message = self._incoming.read()
+                if message is None:
+                    return None
+                self._ahead.append(msgspec.msgpack.decode(message, type=Command))
+            command = self._ahead.popleft()
+            voided = any(isinstance(later, Void) for later in self._ahead)
+            if not (isinstance(command, Job) and voided):
+                return command
+            lost = TransportError("a worker was lost", "Try again when it is back")
+            self._tell(Failed(command.number, to_failure(lost)))
 
     def _load(self, command: Load) -> Loaded:
         try:
@@ -190,7 +212,8 @@ class DataPlane:
 
 def main() -> None:
     """Run the data-plane process."""
-    message = read_message(sys.stdin.buffer)
+    incoming = Incoming(sys.stdin.fileno())
+    message = incoming.read()
     if message is None:
         return
     setup = msgspec.msgpack.decode(message, type=Setup)
@@ -203,7 +226,7 @@ def main() -> None:
     )
     transport.start()
     try:
-        DataPlane(setup, transport).serve()
+        DataPlane(setup, incoming, transport).serve()
     finally:
         transport.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from tercet.service.messages import (
     Links,
     Load,
     Loaded,
+    Void,
     encode,
 )
 from tercet.service.pipe import HEADER, frame, message_size
@@ -89,6 +91,12 @@ class DataProcess:
         message = encode(command)
         process.stdin.write(frame(message))
         process.stdin.write(message)
+
+    def void(self) -> None:
+        """Let the jobs fail that have not begun; what runs fails by its links."""
+        if self._jobs:
+            with contextlib.suppress(WorkerError):  # the process has gone, and the jobs with it
+                self.send(Void())
 
     def submit(self, job: Job) -> asyncio.Future[Done]:
         """Queue a job (its number is set here); the future fails if the job does."""

@@ -299,6 +299,10 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
+class Void(msgspec.Struct, frozen=True, tag=True):
+    """Control: a peer was lost: it knows nothing of jobs that have not begun here."""
+
+
 class Done(msgspec.Struct, frozen=True, tag=True):
     """Data plane: the parts of a job, in order."""
 
@@ -329,7 +333,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     fault: Failure | None = None
 
 
-Command = Load | Unload | Job | Cancel
+Command = Load | Unload | Job | Cancel | Void
 Event = Done | Failed | Links | Loaded
 
 

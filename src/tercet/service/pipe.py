@@ -5,6 +5,8 @@ The pipes are inherited file descriptors without a name; nothing else can open t
 
 from __future__ import annotations
 
+import os
+import select
 import struct
 from typing import BinaryIO
 
@@ -31,14 +33,36 @@ def message_size(header: bytes) -> int:
     return int(size)
 
 
-def read_message(file: BinaryIO) -> bytes | None:
-    """Return the next message, or ``None`` at the end of the pipe."""
-    header = file.read(HEADER.size)
-    if len(header) < HEADER.size:
-        return None
-    size = message_size(header)
-    message = file.read(size)
-    return message if len(message) == size else None
+class Incoming:
+    """The messages that come through one file descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._readable = select.poll()
+        self._readable.register(fd, select.POLLIN)
+
+    def ready(self) -> bool:
+        """Whether a message, or the end of the pipe, has come."""
+        return bool(self._readable.poll(0))
+
+    def read(self) -> bytearray | None:
+        """Wait for the next message and return it, or ``None`` at the end of the pipe.
+
+        Raises:
+            FrameError: if it announces too much.
+        """
+        header = self._exactly(HEADER.size)
+        return None if header is None else self._exactly(message_size(bytes(header)))
+
+    def _exactly(self, size: int) -> bytearray | None:
+        data = bytearray(size)
+        view, filled = memoryview(data), 0
+        while filled < size:
+            got = os.readv(self._fd, [view[filled:]])
+            if not got:
+                return None
+            filled += got
+        return data
 
 
 def write_message(file: BinaryIO, message: bytes) -> None:

@@ -40,7 +40,6 @@ from tercet.service.dataprocess import DataProcess
 from tercet.service.failures import to_error
 from tercet.service.logs import Style
 from tercet.service.messages import (
-    MAX_REQUEST,
     Accepted,
     Answer,
     Cancel,
@@ -327,12 +326,6 @@ class Worker:
         if (fault := self._plane().loaded.get(model.id)) is not None:
             raise to_error(fault, f"worker {self.name} cannot use model {model.name!r}")
         shape = bind_shape(model.program.input_shape(), request.rows)
-        if 8 * math.prod(shape) > MAX_REQUEST:  # all summands may come as seeds
-            raise RefusedError(
-                f"{request.rows} rows of {model.name!r} are {8 * math.prod(shape)} bytes",
-                f"Send at most {MAX_REQUEST} bytes a request",
-                "rows",
-            )
         for summand in request.shares:
             summand.check({INPUT_NAME: shape})
         if model.policy.max_rate is not None:
@@ -365,6 +358,8 @@ class Worker:
 
     def _link_changed(self, peer: int, up: bool) -> None:
         if not up:
+            if self._data is not None:
+                self._data.void()
             self._agreement.peer_lost(peer)
             self._batches.fail(
                 TransportError(
