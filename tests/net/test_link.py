@@ -86,6 +86,17 @@ def test_a_peer_that_goes_during_the_handshake_is_dialled_again(cluster: TlsClus
     cluster.ready()
 
 
+def test_who_waits_for_one_peer_hears_that_the_other_has_gone(cluster: TlsCluster) -> None:
+    """A worker that saw the loss first never begins the session that another waits in."""
+    cluster.ready()
+    cluster.workers[0].open_session(SESSION)
+    started = time.monotonic()
+    cluster.workers[1].close()
+    with pytest.raises(PeerLost, match="link to worker 1 was lost while the session ran"):
+        cluster.workers[0].recv(2, Tag(SESSION, 0), 1, 20)
+    assert time.monotonic() - started < 5
+
+
 def test_an_opened_session_ends_with_its_link(cluster: TlsCluster) -> None:
     a, b, _ = cluster.workers
     for worker in cluster.workers:

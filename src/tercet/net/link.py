@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from tercet.crypto.identity import Identity, PublicIdentity
 from tercet.errors import PeerLost, TransportError
@@ -31,6 +32,10 @@ from tercet.net.transport import (
     payload_size,
     peers_of,
 )
+
+#: Seconds for which a session outlives one of its links: a worker that has finished may go before
+#: the other two have exchanged their last messages.
+_GRACE: Final = 2.0
 
 
 @dataclass
@@ -253,11 +258,23 @@ class TlsTransport(Transport):
             self._changed.notify_all()
             current = self._peers[channel.peer].channel is channel
             over = self._over is not None
+        if not over and (sessions := channel.sessions()):
+            timer = threading.Timer(_GRACE, self._end_lost, (channel.peer, sessions))
+            timer.daemon = True
+            timer.start()
         if current and not over:
             LOG.warning("lost the link to %s", self._peers[channel.peer])
             dialer = self._dialers.get(channel.peer)
             if dialer is not None:
                 dialer.redial()
+
+    def _end_lost(self, lost: int, sessions: set[bytes]) -> None:
+        """End sessions that one of the three has left: the other one may never have begun them."""
+        for peer in self._peers.values():
+            for session in sessions:
+                peer.ended.end(session, *lost_session(lost))
+                if peer.channel is not None:
+                    peer.channel.drop(session)
 
     def _end(self, session: bytes, reason: str) -> None:
         for peer in self._peers.values():

@@ -13,7 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from tercet.crypto.identity import Identity
 from tercet.crypto.prg import fresh
-from tercet.errors import InputError, IntegrityError, NotFoundError, RangeError, RefusedError
+from tercet.errors import (
+    InputError,
+    IntegrityError,
+    NotFoundError,
+    RangeError,
+    RefusedError,
+    TercetError,
+)
 from tercet.program.serving import Mode, Release
 from tercet.program.types import Shape, bind_shape, format_dim
 from tercet.protocol.replicated.sharing import Summand, combine, deal
@@ -140,11 +147,18 @@ class Client:
         known = self._known.get(name)
         try:
             return self._predict(known or self.describe(name), name, inputs, accept_guard, started)
-        except (NotFoundError, RefusedError, IntegrityError):
-            if known is None or _same(self.describe(name), known):
-                raise
+        except (NotFoundError, RefusedError, IntegrityError) as refusal:
+            if known is None or not self._changed(name, known):
+                raise refusal
         # The model has another version or policy than when this client met it.
         return self._predict(self._known[name], name, inputs, accept_guard, started)
+
+    def _changed(self, name: str, known: Description) -> bool:
+        """Ask again what there is under a name; False also if the workers do not say."""
+        try:
+            return not _same(self.describe(name), known)
+        except TercetError:
+            return False
 
     def _predict(
         self,
