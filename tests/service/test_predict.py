@@ -157,15 +157,18 @@ def test_life_of_a_model(cluster: LocalCluster, model: Lowered, rows: np.ndarray
     tercet.remove("limits", cluster)
 
 
-def test_many_clients_get_their_own_answers(
-    cluster: LocalCluster, client: Client, model: Lowered
+@pytest.mark.parametrize(("clients", "requests"), [(1, 200), (8, 25)])
+def test_each_client_gets_its_own_answers(
+    cluster: LocalCluster, client: Client, model: Lowered, clients: int, requests: int
 ) -> None:
+    """One after the other, and side by side in batches that are joined of several clients'."""
+    before = client.describe("dense").used_requests
     wrong: list[object] = []
 
     def ask(seed: int) -> None:
         rng = np.random.default_rng(seed)
         with tercet.connect(cluster) as mine:
-            for _ in range(6):
+            for _ in range(requests):
                 x = rng.normal(0, 2, (int(rng.integers(1, 4)), 8))
                 try:
                     error = np.abs(mine.predict("dense", x) - reference(model, x)).max()
@@ -174,12 +177,13 @@ def test_many_clients_get_their_own_answers(
                 except Exception as failure:  # reported below, whatever it is
                     wrong.append(failure)
 
-    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(6)]
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
     assert not wrong
+    assert client.describe("dense").used_requests == before + clients * requests
 
 
 def test_racing_clients_are_never_served_beyond_the_limit(
