@@ -93,7 +93,7 @@ def test_the_walk_through_as_printed(tmp_path: Path, digits: Digits) -> None:
             said = terminals[number].run(commands)
             if "doctor" in commands:
                 assert "FAIL" not in said
-                assert "digits is served for 3 requests" in said
+                assert "digits@1 is served for 3 requests" in said
         scores = [line.split() for line in said.splitlines() if "rows in" not in line]
         assert [np.argmax([float(s) for s in row]) for row in scores] == [7, 2, 1]
         assert list(digits.y_test[:3]) == [7, 2, 1]
