@@ -19,7 +19,7 @@ from tercet.errors import (
     NotFoundError,
     RangeError,
     RefusedError,
-    TercetError,
+    TransportError,
 )
 from tercet.program.serving import Mode, Release
 from tercet.program.types import Shape, bind_shape, format_dim
@@ -154,10 +154,14 @@ class Client:
         return self._predict(self._known[name], name, inputs, accept_guard, started)
 
     def _changed(self, name: str, known: Description) -> bool:
-        """Ask again what there is under a name; False also if the workers do not say."""
+        """Ask again what there is under a name; False also if the workers cannot be asked.
+
+        Raises:
+            NotFoundError: if there is nothing any more.
+        """
         try:
             return not _same(self.describe(name), known)
-        except TercetError:
+        except TransportError:
             return False
 
     def _predict(
