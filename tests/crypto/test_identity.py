@@ -180,5 +180,5 @@ def test_a_signature_holds_for_its_signer_purpose_and_message_alone() -> None:
         (JULIA, "agreement", b"terms", signature[:-1]),
         (JULIA, "agreement", b"terms", b""),
     ):
-        with pytest.raises(IdentityError, match=f"not {who.name} .* signature"):
+        with pytest.raises(IdentityError, match=rf"not {who.name} .* signature"):
             who.public.verify(purpose, message, claimed)
