@@ -18,7 +18,9 @@ from tercet.service.messages import (
     MAX_REQUEST,
     Change,
     Commit,
+    Deposit,
     Describe,
+    Discard,
     Predict,
     Prepare,
     Propose,
@@ -126,6 +128,25 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         owner = gate.caller(request, gate.owners)
         return await worker.ownership.change(owner, decode(await _body(request, MAX_SMALL), Change))
 
+    async def deposit(request: web.Request) -> object:
+        owner = gate.caller(request, gate.owners)
+        body = await _body(request, MAX_MODEL)
+        await worker.sharings.prepare(owner, await asyncio.to_thread(decode, body, Deposit))
+        return None
+
+    async def deposited(request: web.Request) -> object:
+        owner = gate.caller(request, gate.owners)
+        return worker.sharings.commit(owner, decode(await _body(request, MAX_SMALL), Commit).id)
+
+    async def sharings(request: web.Request) -> object:
+        gate.caller(request, gate.owners)
+        return worker.sharings.listing()
+
+    async def discard(request: web.Request) -> object:
+        owner = gate.caller(request, gate.owners)
+        worker.sharings.remove(owner, decode(await _body(request, MAX_SMALL), Discard).name)
+        return None
+
     async def propose(request: web.Request) -> object:
         proposer = gate.caller(request, gate.members)
         document = decode(await _body(request, MAX_PROPOSAL), Propose).document
@@ -192,6 +213,10 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         ("/v1/share/prepare", prepare),
         ("/v1/share/commit", commit),
         ("/v1/change", change),
+        ("/v1/sharings", sharings),
+        ("/v1/sharings/prepare", deposit),
+        ("/v1/sharings/commit", deposited),
+        ("/v1/sharings/remove", discard),
         ("/v1/agreements", agreements),
         ("/v1/agreements/propose", propose),
         ("/v1/agreements/sign", sign),

@@ -195,6 +195,59 @@ class Status(msgspec.Struct, frozen=True):
     clock: float = 0.0
 
 
+class Tensor(msgspec.Struct, frozen=True):
+    """Shape and fractional bits of a shared array."""
+
+    shape: Shape
+    scale: int
+
+
+class Contribution(msgspec.Struct, frozen=True):
+    """What a stored sharing is, without its shares: equal at all three workers.
+
+    Attributes:
+        id: 16 random bytes of its owner, never used again.
+        name: what its owner calls it.
+        tensors: the arrays in it.
+        rows: the first extent of every array, if they are rows; else 0.
+        order: digest of the public ids of the rows, in order; empty if rows have none.
+    """
+
+    id: bytes
+    name: str
+    tensors: dict[str, Tensor]
+    rows: int = 0
+    order: bytes = b""
+
+
+class Deposit(msgspec.Struct, frozen=True):
+    """Owner: store my share of ``contribution``, not yet visible."""
+
+    contribution: Contribution
+    shares: tuple[Summand, Summand]
+
+
+class Discard(msgspec.Struct, frozen=True):
+    """Owner: delete the sharing that I call ``name``, if there is one."""
+
+    name: str
+
+
+class Deposited(msgspec.Struct, frozen=True):
+    """A stored sharing, its owner (name and fingerprint), and the digest of all that."""
+
+    contribution: Contribution
+    owner: str
+    owner_key: str
+    digest: bytes
+    created: float = 0.0
+
+    @property
+    def full_name(self) -> str:
+        """Return ``owner/name``."""
+        return f"{self.owner}/{self.contribution.name}"
+
+
 class Propose(msgspec.Struct, frozen=True):
     """Anyone accepted: keep this document (``terms.Terms``, encoded) for its parties to sign."""
 

@@ -64,6 +64,7 @@ from tercet.service.peers import PeerLinks
 from tercet.service.rates import Rates
 from tercet.service.reconcile import Reconciler
 from tercet.service.registry import Registry
+from tercet.service.sharings import Sharings
 
 _log = logging.getLogger("tercet.worker")
 
@@ -135,6 +136,7 @@ class Worker:
         self.agreements = Agreements(
             self.registry, [w.identity.fingerprint for w in cluster.worker], listed
         )
+        self.sharings = Sharings(index, self.registry, self._agreement, state / "sharings")
         self._reconciler = Reconciler(
             self.registry,
             self._names,
@@ -426,6 +428,7 @@ class Worker:
             try:
                 self.registry.flush()
                 self._reconciler.tick()
+                self.sharings.tick()
             except StorageError as error:
                 self.metrics.disk_refused()
                 _log.error("%s", error)
