@@ -196,6 +196,19 @@ class Agreements:
                 )
         return terms
 
+    def identity(self, fingerprint: str) -> PublicIdentity:
+        """Return who on this worker's lists has this key.
+
+        Raises:
+            RefusedError: if nobody has.
+        """
+        for identity in self._listed():
+            if identity.fingerprint == fingerprint:
+                return identity
+        raise RefusedError(
+            f"{fingerprint[:16]} is not on this worker's lists", "Its operator can list it"
+        )
+
     def _check_withdrawn(self, digest: bytes) -> None:
         for certificate, signature in self._signed(digest, WITHDRAWAL).values():
             identity = PublicIdentity.from_der(certificate)

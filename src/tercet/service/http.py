@@ -33,6 +33,7 @@ from tercet.service.metrics import METRICS_TYPE
 from tercet.service.peers import PATH
 from tercet.service.roster import Lists
 from tercet.service.terms import MAX_DOCUMENT
+from tercet.service.training_messages import Ask, Attach
 from tercet.service.worker import Worker
 
 _log = logging.getLogger("tercet.worker")
@@ -41,6 +42,7 @@ _log = logging.getLogger("tercet.worker")
 MAX_MODEL = (2 << 30) + (1 << 24)
 MAX_SMALL = 64 << 10
 MAX_PROBE = 4 << 20
+MAX_PACKAGE = 256 << 20
 MAX_PROPOSAL = MAX_DOCUMENT + MAX_SMALL
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -161,6 +163,28 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         digest = decode(await _body(request, MAX_SMALL), Show).digest
         return worker.agreements.show(reader, digest)
 
+    async def attach(request: web.Request) -> object:
+        party = gate.caller(request, gate.members)
+        body = await _body(request, MAX_PACKAGE)
+        await worker.trainings.attach(party, await asyncio.to_thread(decode, body, Attach))
+        return None
+
+    async def run_training(request: web.Request) -> object:
+        party = gate.caller(request, gate.members)
+        return await worker.trainings.run(party, await _ask(request))
+
+    async def cancel_training(request: web.Request) -> object:
+        party = gate.caller(request, gate.members)
+        return worker.trainings.cancel(party, await _ask(request))
+
+    async def progress(request: web.Request) -> object:
+        party = gate.caller(request, gate.members)
+        return worker.trainings.progress(party, await _ask(request))
+
+    async def fetch(request: web.Request) -> object:
+        party = gate.caller(request, gate.members)
+        return await worker.trainings.fetch(party, await _ask(request))
+
     async def calls(request: web.Request) -> web.StreamResponse:
         async def predict(body: bytes) -> object:
             client = gate.caller(request, gate.clients)
@@ -220,6 +244,11 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         ("/v1/agreements", agreements),
         ("/v1/agreements/propose", propose),
         ("/v1/agreements/sign", sign),
+        ("/v1/training/attach", attach),
+        ("/v1/training/run", run_training),
+        ("/v1/training/cancel", cancel_training),
+        ("/v1/training/progress", progress),
+        ("/v1/training/fetch", fetch),
     ):
         app.router.add_post(path, _reply(handler))
     return app
@@ -238,6 +267,10 @@ async def _body(request: web.Request, limit: int) -> bytes:
             f"Send at most {limit} bytes, not compressed, with their length",
         )
     return await request.read()
+
+
+async def _ask(request: web.Request) -> Ask:
+    return decode(await _body(request, MAX_SMALL), Ask)
 
 
 def _reply(handler: Callable[[web.Request], Awaitable[object]]) -> Handler:
