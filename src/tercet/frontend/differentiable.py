@@ -36,8 +36,7 @@ _LOWEST = -(2.0**12)
 def _relu() -> Foreign:
     import jax
 
-    @jax.custom_vjp
-    def relu(x: Foreign) -> Foreign:
+    def positive(x: Foreign) -> Foreign:
         return bind("rectify", x)[0]
 
     def forward(x: Foreign) -> tuple[Foreign, Foreign]:
@@ -47,8 +46,9 @@ def _relu() -> Foreign:
     def backward(bit: Foreign, g: Foreign) -> tuple[Foreign]:
         return (bind("gate", bit, g)[0],)
 
-    relu.defvjp(forward, backward)
-    return relu
+    function: Foreign = jax.custom_vjp(positive)
+    function.defvjp(forward, backward)
+    return function
 
 
 def relu(x: Foreign) -> Foreign:

@@ -25,15 +25,16 @@ from typing import Any
 
 from tercet.errors import ModelError, UnsupportedOperation
 from tercet.frontend.foreign import Foreign
-from tercet.frontend.step import StepLowering
+from tercet.frontend.step import ROOT_SCALE, StepLowering
 from tercet.frontend.values import Secret, public
+from tercet.program.checks import RANGE_BITS
 from tercet.program.program import Role
 from tercet.program.training import Kind, StepInput
 
 #: Fractional bits of weights and of slots but mean squares.
 STATE_SCALE = 24
 #: Fractional bits of a mean square, and of a product on its way to an update.
-SQUARE_SCALE, UPDATE_SCALE = 30, 20
+SQUARE_SCALE, UPDATE_SCALE = ROOT_SCALE, 20
 #: Base-2 logarithm of the factor of gradients where it cancels.
 FACTOR_LOG2 = 6
 #: The factor of gradients of SGD lies between 2^3 and 2^4 where the rate is highest.
@@ -156,8 +157,7 @@ class Optimizer:
 
     def _shrink(self, low: StepLowering, square: Secret) -> Secret:
         """Return min(1, 1 / root of the square)."""
-        wide = low.to_scale(square, 32)
-        inverse = low.emit("rsqrt", wide.handle, scale=low.scale, bits=46)
+        inverse = low.emit("rsqrt", square.handle, scale=low.scale, bits=RANGE_BITS)
         return _secret(low.minimum(inverse, public(1.0)))
 
     def _sgd(self, low: StepLowering, weight: Weight, gradient: Secret) -> Secret:
@@ -194,7 +194,7 @@ class Optimizer:
         return low.emit("add_const", new.handle, value=units)
 
     def _over_root(self, low: StepLowering, x: Secret, square: Secret) -> Secret:
-        inverse = low.emit("rsqrt", square.handle, scale=UPDATE_SCALE, bits=48)
+        inverse = low.emit("rsqrt", square.handle, scale=UPDATE_SCALE, bits=RANGE_BITS)
         return low.to_scale(low.emit("mul", x.handle, inverse.handle), UPDATE_SCALE)
 
     def _adam(self, low: StepLowering, weight: Weight, gradient: Secret) -> Secret:

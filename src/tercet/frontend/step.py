@@ -28,13 +28,16 @@ from tercet.program.types import Form
 
 #: Comparisons and functions take values below 2^14, as inputs and weights are.
 WINDOW = 31
+#: Fractional bits with which a root is taken, if there are more than 24: it reaches 2^16 then.
+ROOT_SCALE, NARROW_SCALE = 30, 24
+_WIDE_WINDOW = 48
 #: Most fractional bits of a product: leaves 18 bits before the point.
 _PRODUCT_SCALE = 44
 _LINEAR = frozenset(
     {
         "reshape", "transpose", "broadcast", "slice", "pad", "reverse", "neg", "sum", "window_sum",
         "cumsum", "shift_left", "scale", "add_const", "round", "gate", "rectify", "negative",
-        "rectified", "active", "bit_not", "bit_and", "rsqrt", "reshare",
+        "rectified", "active", "bit_not", "bit_and", "reshare",
     }
 )  # fmt: skip
 _PRODUCTS = frozenset({"mul", "matmul", "conv", "conv_input", "conv_kernel"})
@@ -113,6 +116,9 @@ class StepLowering(Lowering):
             args = self._factors(args)
         elif op in _ALIGNED:
             args = self._aligned(args)
+        elif op == "rsqrt":
+            args = (self._variance(self.wrap(args[0])).handle,)
+            attrs["bits"] = _WIDE_WINDOW
         elif op not in _LINEAR:
             args = tuple(self.settle(self.wrap(a)).handle for a in args)
             bits = attrs.get("bits")
@@ -124,6 +130,11 @@ class StepLowering(Lowering):
         if self.form_of(x) is Form.PUBLIC:
             x = self.add_zero(x)
         return super().emit("gate", bit, x.handle, shift=max(self.scale_of(x) - self.scale, 0))
+
+    def _variance(self, x: Secret) -> Secret:
+        """Return ``x`` with many fractional bits, if it has them: a variance may be small."""
+        scale = self.scale_of(x)
+        return self.to_scale(x, ROOT_SCALE if scale > NARROW_SCALE else self.scale)
 
     def _factors(self, args: Sequence[int]) -> tuple[int, ...]:
         values = [self.wrap(a) for a in args]
