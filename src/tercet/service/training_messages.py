@@ -63,9 +63,10 @@ class Ask(msgspec.Struct, frozen=True):
 
 
 class Metric(msgspec.Struct, frozen=True):
-    """This worker's part of a metric's sum over the steps from ``first`` to before ``last``."""
+    """This worker's part of a metric's sum over the rows of steps ``first`` to before ``last``."""
 
     name: str
+    scale: int
     first: int
     last: int
     chunk: bytes

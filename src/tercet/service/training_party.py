@@ -134,18 +134,13 @@ def _status(told: Sequence[Progress]) -> tuple[str, str]:
     return told[0].status, told[0].message
 
 
-def _metrics(
-    told: Sequence[Sequence[Metric]], rows: int
-) -> dict[str, list[tuple[int, float]]]:
+def _metrics(told: Sequence[Sequence[Metric]], rows: int) -> dict[str, list[tuple[int, float]]]:
     """Put together what all three workers tell of the same steps."""
     held = [{(m.name, m.chunk): m for m in metrics} for metrics in told]
     opened: dict[str, list[tuple[int, float]]] = {}
     for key, metric in held[0].items():
         if all(key in h for h in held):
-            total = decode(combine([h[key].part for h in held], ()), _METRIC_SCALE)
+            total = decode(combine([h[key].part for h in held], ()), metric.scale)
             count = rows * (metric.last - metric.first)
             opened.setdefault(metric.name, []).append((metric.last, float(total) / count))
     return opened
-
-
-_METRIC_SCALE = 16

@@ -463,8 +463,9 @@ class Trainings:
             run.position = None
             done = await self._means.train(asked, nonces)
             end = Position(asked.start.step + asked.steps, asked.id)
+            scale = run.programs.training.program.scale
             metrics = [
-                Metric(name, asked.start.step, end.step, asked.id, part)
+                Metric(name, scale, asked.start.step, end.step, asked.id, part)
                 for name, part in zip(run.terms.metrics, done.parts, strict=True)
             ]
             self._store.record(run.agreement, asked.start.step, end, done.saved, metrics)
