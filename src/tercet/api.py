@@ -31,6 +31,8 @@ from tercet.service.client import Client, TopK, check_input
 from tercet.service.cluster import Cluster, LocalCluster
 from tercet.service.messages import Description, Policy
 from tercet.service.owner import Owner
+from tercet.training.parties import Training, fit, propose
+from tercet.training.parties import find as find_training
 
 if TYPE_CHECKING:
     import keras
@@ -42,8 +44,12 @@ __all__ = [
     "LocalCluster",
     "Lowered",
     "TopK",
+    "Training",
     "connect",
+    "find_training",
+    "fit",
     "lower",
+    "propose",
     "remove",
     "serve",
     "share",

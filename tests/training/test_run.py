@@ -10,7 +10,6 @@ import pytest
 import tercet
 from tercet.errors import RefusedError
 from tercet.service.cluster import LocalCluster
-from tercet.service.package import read_package
 from tercet.service.parties import Agreement
 from tercet.service.training_party import TrainingParty, TrainingProgress
 from tests.service.processes import eventually
@@ -47,10 +46,10 @@ def test_two_owners_train_serve_and_fetch(three: LocalCluster) -> None:
         losses = [value for _, value in progress.metrics["loss"]]
         assert losses[0] > 0.05
         assert losses[-1] < 1e-3
-        weights = one.fetch(agreement, read_package(linear.package()))["w"]
+        weights = one.fetch(agreement)["w"]
         np.testing.assert_allclose(weights, [[1.5], [-0.5], [0.25]], atol=0.02)
     with party(three, "hospital-a") as other, pytest.raises(RefusedError, match="opens no model"):
-        other.fetch(agreement, read_package(linear.package()))
+        other.fetch(agreement)
 
     owner = three.as_party("coordinator")
     tercet.serve("line", owner)
@@ -62,5 +61,5 @@ def test_two_owners_train_serve_and_fetch(three: LocalCluster) -> None:
         with pytest.raises(RefusedError, match=r"hospital-b .* has withdrawn"):
             client.predict("coordinator/line", x)
     with party(three, "coordinator") as one, pytest.raises(RefusedError, match="withdrawn"):
-        one.fetch(agreement, read_package(linear.package()))
+        one.fetch(agreement)
     assert all(getattr(s, "ready", False) for s in three.status())

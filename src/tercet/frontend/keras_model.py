@@ -25,7 +25,7 @@ def trace_live(model: Foreign, scale: int) -> Traced:
     with quiet():
         try:
             return tracing.trace(
-                _function(model),
+                function(model),
                 shape,
                 weights=known,
                 scale=scale,
@@ -43,7 +43,7 @@ def report_live(model: Foreign) -> list[LayerReport]:
     shape, known, names = input_shape(model), weights(model), naming(model)
     with quiet():
         try:
-            graph = tracing.graph_of(_function(model), shape, known, tracing.SIZES[0])
+            graph = tracing.graph_of(function(model), shape, known, tracing.SIZES[0])
         except Exception as error:
             raise untraceable(model, error) from error
         lowered = tracing.lower(graph, known, names, 16, tolerant=True)
@@ -79,7 +79,8 @@ def untraceable(model: Foreign, error: Exception) -> ModelError:
     )
 
 
-def _function(model: Foreign) -> Foreign:
+def function(model: Foreign) -> Foreign:
+    """Return the prediction of ``model`` as a function of x and of its weights, in order."""
     trainable = len(model.trainable_variables)
 
     def call(x: Foreign, *weights: Foreign) -> Foreign:
@@ -97,7 +98,7 @@ def variables(model: Foreign) -> list[Foreign]:
 
 
 def weights(model: Foreign) -> dict[str, Foreign]:
-    """Return the weights by path, in the order in which ``_function`` takes them."""
+    """Return the weights by path, in the order in which ``function`` takes them."""
     result: dict[str, Foreign] = {}
     for variable in variables(model):
         array = np.asarray(variable.value)

@@ -62,6 +62,13 @@ class Ask(msgspec.Struct, frozen=True):
     since: int = 0
 
 
+class Fetched(msgspec.Struct, frozen=True):
+    """This worker's parts of the trained weights, in the order of ``tensors``."""
+
+    tensors: dict[str, Tensor]
+    parts: list[OutputPart]
+
+
 class Metric(msgspec.Struct, frozen=True):
     """This worker's part of a metric's sum over the rows of steps ``first`` to before ``last``."""
 

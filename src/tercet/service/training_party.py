@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tercet.protocol.replicated.sharing import OutputPart, combine
+from tercet.errors import IntegrityError
+from tercet.protocol.replicated.sharing import combine
 from tercet.ring.fixed import decode
 from tercet.service.config import WORKERS
 from tercet.service.connection import most_telling
-from tercet.service.package import Programs
 from tercet.service.parties import TIMEOUT, Agreement, Party
-from tercet.service.training_messages import Ask, Attach, Metric, Progress
+from tercet.service.training_messages import Ask, Attach, Fetched, Metric, Progress
 from tercet.service.training_store import CANCELLED, DONE, PROPOSED, RUNNING, STOPPED
 
 _UPLOAD_TIMEOUT = 300.0
@@ -100,24 +100,24 @@ class TrainingParty(Party):
             told[0].model,
         )
 
-    def fetch(self, agreement: Agreement, programs: Programs) -> dict[str, NDArray[np.float64]]:
+    def fetch(self, agreement: Agreement) -> dict[str, NDArray[np.float64]]:
         """Return the trained weights that the agreement opens to this identity, by state.
 
         Raises:
             RefusedError: if it opens none, or the training is not done.
-            IntegrityError: if a worker tampers.
+            IntegrityError: if a worker tampers, or the workers tell of different things.
         """
         told = self._connection.ask_all(
-            "/v1/training/fetch",
-            [Ask(agreement.digest)] * WORKERS,
-            list[OutputPart],
-            _UPLOAD_TIMEOUT,
+            "/v1/training/fetch", [Ask(agreement.digest)] * WORKERS, Fetched, _UPLOAD_TIMEOUT
         )
-        weights = {}
-        for name, parts in zip(agreement.terms.weights, zip(*told, strict=True), strict=True):
-            tensor = programs.states[name]
-            weights[name] = decode(combine(parts, tensor.shape), tensor.scale)
-        return weights
+        tensors = told[0].tensors
+        if any(t.tensors != tensors for t in told):
+            raise IntegrityError("the workers hold different models", "Tell their operators")
+        parts = zip(*(t.parts for t in told), strict=True)
+        return {
+            name: decode(combine(summands, tensor.shape), tensor.scale)
+            for (name, tensor), summands in zip(tensors.items(), parts, strict=True)
+        }
 
     def _all(self, what: str, agreement: Agreement, since: int = 0) -> list[Progress]:
         return self._connection.ask_all(

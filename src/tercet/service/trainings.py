@@ -32,7 +32,7 @@ from tercet.errors import (
     TransportError,
     WorkerError,
 )
-from tercet.protocol.replicated.sharing import OutputPart, expand
+from tercet.protocol.replicated.sharing import expand
 from tercet.runtime.chunk import open_state
 from tercet.service.agreement import Agreement, Nonces
 from tercet.service.agreements import Agreements
@@ -49,6 +49,7 @@ from tercet.service.trained import share_trained, trained_id
 from tercet.service.training_messages import (
     Ask,
     Attach,
+    Fetched,
     File,
     FinishTraining,
     Metric,
@@ -242,7 +243,7 @@ class Trainings:
             run.status, run.message, step, terms.steps, run.seconds, saved, metrics, label
         )
 
-    async def fetch(self, party: PublicIdentity, asked: Ask) -> list[OutputPart]:
+    async def fetch(self, party: PublicIdentity, asked: Ask) -> Fetched:
         """Return this worker's parts of the trained weights, in the order of the agreement.
 
         Raises:
@@ -259,14 +260,18 @@ class Trainings:
         run = self._known(asked.digest)
         if run.status != DONE:
             raise RefusedError(f"the training is {run.status}, not done", "Run it to its end first")
+        if run.programs is None:
+            run.programs = await asyncio.to_thread(read_package, run.package)
         file = self._state_file(run, self._final(run))
-        assert file is not None
+        if file is None:
+            raise WorkerError("the programs were not read", "Run the training again")
         pair, _ = await asyncio.to_thread(
             read_summands, Path(file.path), file.id, self._index, 0, file.digests
         )
-        state = {n: expand(pair, n, file.tensors[n].shape) for n in terms.weights}
+        opened = {name: file.tensors[name] for name in terms.weights}
+        state = {name: expand(pair, name, tensor.shape) for name, tensor in opened.items()}
         self._registry.enter(self._event(run, "fetch", party, DONE))
-        return open_state(state, terms.weights)
+        return Fetched(opened, open_state(state, terms.weights))
 
     # What the rest of the worker tells and asks.
 
