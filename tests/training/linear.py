@@ -12,6 +12,7 @@ from tercet.program.builder import Builder
 from tercet.program.program import Program, Role, encode
 from tercet.program.training import Kind, StepInput, Training, encode_training
 from tercet.ring import fixed
+from tercet.runtime.sampling import Shuffle
 from tercet.service.cluster import Cluster, LocalCluster
 from tercet.service.contributor import Contributor
 from tercet.service.messages import Deposited
@@ -122,3 +123,14 @@ def approve(cluster: LocalCluster, agreement: Agreement, names: Sequence[str] = 
     for name in names:
         with party(cluster, name) as one:
             one.approve(one.find(agreement.id))
+
+
+def in_the_clear(
+    agreed: TrainingTerms, x: np.ndarray, y: np.ndarray, steps: int | None = None
+) -> np.ndarray:
+    """The weights after the agreed steps, in float64, in the public order of the rows."""
+    order, w = Shuffle(agreed.seed, len(x), BATCH), np.zeros((x.shape[1], 1))
+    for step in range(agreed.steps if steps is None else steps):
+        rows = order.rows(step)
+        w -= RATE / BATCH * x[rows].T @ (x[rows] @ w - y[rows])
+    return w

@@ -12,6 +12,7 @@ import numpy as np
 
 from tercet import __version__
 from tercet.cli.privacy import privacy
+from tercet.cli.training import COMMANDS
 from tercet.errors import InputError, TercetError
 
 CLUSTER = click.option(
@@ -31,6 +32,8 @@ def cli() -> None:
 
 
 cli.add_command(privacy)
+for _command in COMMANDS:
+    cli.add_command(_command)
 
 
 @cli.command()

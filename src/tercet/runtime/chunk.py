@@ -94,7 +94,9 @@ def open_state(state: State, names: Sequence[str]) -> list[OutputPart]:
 
 
 def _add(x: Share, y: Share) -> Share:
-    return Share(tuple(a + b for a, b in zip(x.parts, y.parts, strict=True)))
+    # Of one element at least: NumPy warns of scalars that wrap around.
+    pairs = (np.atleast_1d(a, b) for a, b in zip(x.parts, y.parts, strict=True))
+    return Share(tuple((a + b).reshape(x.shape) for a, b in pairs))
 
 
 def _refresh(session: Session, piece: int, state: State) -> Steps[State]:

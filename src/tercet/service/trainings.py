@@ -101,20 +101,22 @@ class Means:
         train: takes agreed steps in their turn.
         forget: lets the data plane let go of a training.
         moved: called with the ids of models that are new.
+        missing: returns the names of the workers that are not linked.
     """
 
     send: Callable[[int, PeerMessage], None]
     train: Callable[[TrainSteps, Nonces], Awaitable[Done]]
     forget: Callable[[bytes], None]
     moved: Callable[[Sequence[bytes]], None]
+    missing: Callable[[], list[str]]
 
 
 @dataclass
 class _Run:
     """A training whose programs are here.
 
-    ``position`` is that of the state in the data plane, if it is known; ``seconds`` what a step
-    took lately.
+    ``position`` is that of the state in the data plane, if it is known; ``step`` the last that was
+    done, for people; ``seconds`` what a step took lately.
     """
 
     agreement: bytes
@@ -124,6 +126,7 @@ class _Run:
     message: str
     programs: Programs | None = None
     position: Position | None = None
+    step: int = 0
     seconds: float = 0.0
     failures: int = 0
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -235,12 +238,18 @@ class Trainings:
             return Progress(PROPOSED, "its programs are not here", 0, terms.steps)
         held = [p.step for p, _ in self._store.checkpoints(run.agreement)]
         saved = terms.steps if run.status == DONE else max(held, default=0)
-        step = saved if run.position is None else run.position.step
         model = trained_id(run.agreement)
         label = next((m.label for m in self._registry.models() if m.id == model), "")
         metrics = self._store.metrics(run.agreement, asked.since)
         return Progress(
-            run.status, run.message, step, terms.steps, run.seconds, saved, metrics, label
+            run.status,
+            run.message,
+            max(run.step, saved),
+            terms.steps,
+            run.seconds,
+            saved,
+            metrics,
+            label,
         )
 
     async def fetch(self, party: PublicIdentity, asked: Ask) -> Fetched:
@@ -389,7 +398,7 @@ class Trainings:
     def _ready(self, run: _Run) -> bool:
         """Whether all three are to run it, or some have still to hear that it is done."""
         states = self._states(run)
-        if len(states) < WORKERS:
+        if len(states) < WORKERS or self._means.missing():
             return False
         statuses = {s.status for s in states}
         if not statuses <= {RUNNING, DONE} or statuses == {DONE}:
@@ -443,42 +452,49 @@ class Trainings:
                 run.failures = 0
 
     async def _steps(self, asked: TrainSteps) -> None:
-        started = time.monotonic()
-        try:
-            check_id(asked.id)
-            run = self.check_steps(asked)
-            if run.programs is None:
-                run.programs = await asyncio.to_thread(read_package, run.package)
-            if asked.start != run.position and self._state_file(run, asked.start) is None:
-                raise WorkerError(
-                    "the state to go on from is not held here", "It will be tried again"
-                )
-        except TercetError as error:
-            self._agreement.refuse(asked.id, error)
-            raise
-        async with run.busy:
-            nonces = await self._agreement.agree(
-                asked.id,
-                binding(
-                    "train", asked.agreement.hex(), str(asked.start.step), asked.start.chunk.hex(),
-                    str(asked.steps),
-                ),
-                dict.fromkeys(self._peers, b""),
+        run = self._known(asked.agreement)
+        async with run.busy:  # worker 0 may be ahead: the last chunk is not written down yet
+            started = time.monotonic()
+            try:
+                await self._admit(asked)
+            except TercetError as error:
+                self._agreement.refuse(asked.id, error)
+                raise
+            bound = binding(
+                "train", asked.agreement.hex(), str(asked.start.step), asked.start.chunk.hex(),
+                str(asked.steps),
             )  # fmt: skip
+            nonces = await self._agreement.agree(asked.id, bound, dict.fromkeys(self._peers, b""))
             run.position = None
             done = await self._means.train(asked, nonces)
-            end = Position(asked.start.step + asked.steps, asked.id)
-            scale = run.programs.training.program.scale
-            metrics = [
-                Metric(name, scale, asked.start.step, end.step, asked.id, part)
-                for name, part in zip(run.terms.metrics, done.parts, strict=True)
-            ]
-            self._store.record(run.agreement, asked.start.step, end, done.saved, metrics)
-            run.position = end
-        run.seconds = (time.monotonic() - started) / asked.steps
+            self._record(run, asked, done)
+            run.seconds = (time.monotonic() - started) / asked.steps
         if done.saved is not None:
             self._tell(run, self._peers)
             self._prune(run.agreement)
+
+    async def _admit(self, asked: TrainSteps) -> None:
+        """Say no to steps before the peers are asked."""
+        check_id(asked.id)
+        run = self.check_steps(asked)
+        if missing := self._means.missing():
+            raise TransportError(f"waits for {', '.join(missing)}", "It will be tried again")
+        if run.programs is None:
+            run.programs = await asyncio.to_thread(read_package, run.package)
+        if asked.start != run.position and self._state_file(run, asked.start) is None:
+            raise WorkerError("the state to go on from is not held here", "It will be tried again")
+
+    def _record(self, run: _Run, asked: TrainSteps, done: Done) -> None:
+        """Write down what came of a chunk."""
+        assert run.programs is not None
+        end = Position(asked.start.step + asked.steps, asked.id)
+        scale = run.programs.training.program.scale
+        metrics = [
+            Metric(name, scale, asked.start.step, end.step, asked.id, part)
+            for name, part in zip(run.terms.metrics, done.parts, strict=True)
+        ]
+        self._store.record(run.agreement, asked.start.step, end, done.saved, metrics)
+        run.position, run.step = end, end.step
 
     async def _finish(self, asked: FinishTraining) -> None:
         """End a training: share its model, if that is agreed, and delete what nobody may have."""
@@ -528,7 +544,7 @@ class Trainings:
 
     def _failed(self, run: _Run, error: Exception) -> None:
         """Go on from the last checkpoint after what may pass; stop at anything else."""
-        run.position = None
+        run.position, run.step = None, 0
         run.failures += 1
         passing = isinstance(error, TransportError | BusyError) or type(error) is WorkerError
         if not passing or run.failures >= MAX_FAILURES:

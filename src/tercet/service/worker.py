@@ -164,7 +164,7 @@ class Worker:
             self.agreements,
             self.sharings,
             self._agreement,
-            Means(self.links.send, self._train, self._forget, self._reload),
+            Means(self.links.send, self._train, self._forget, self._reload, self._missing),
         )
         peers = []
         for peer in self._peers:
