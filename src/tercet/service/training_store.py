@@ -23,6 +23,8 @@ RUNNING, CANCELLED, STOPPED, DONE, PROPOSED = (
     "done",
     "proposed",
 )
+#: Seconds after which a file is not one that is being written down.
+_ABANDONED = 60.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS trainings (
     agreement BLOB PRIMARY KEY, package BLOB NOT NULL, status TEXT NOT NULL,
@@ -63,14 +65,20 @@ class TrainingStore:
         self._db.executescript(_SCHEMA)
         try:
             folder.mkdir(exist_ok=True, mode=0o700)
-            known = {
-                self.path(chunk) for (chunk,) in self._db.execute("SELECT chunk FROM checkpoints")
-            }
-            for file in folder.iterdir():
-                if file not in known:
-                    file.unlink()
+            self.sweep(0.0)
         except OSError as error:
             raise ConfigError(f"cannot use {folder}: {error}", "Check its owner") from None
+
+    def sweep(self, age: float = _ABANDONED) -> None:
+        """Delete files that no checkpoint names: of chunks that failed after they were written.
+
+        Args:
+            age: seconds since they were written, at least.
+        """
+        known = {self.path(chunk) for (chunk,) in self._db.execute("SELECT chunk FROM checkpoints")}
+        for file in self._folder.iterdir():
+            if file not in known and file.stat().st_mtime <= time.time() - age:
+                file.unlink(missing_ok=True)
 
     def path(self, chunk: bytes) -> Path:
         """Return the file of the state after a chunk."""

@@ -300,6 +300,10 @@ class Trainings:
             self._store.forget_metrics(digest)
             self._means.forget(digest)
 
+    def tick(self) -> None:
+        """Do what time asks for; called every second or so."""
+        self._store.sweep()
+
     def link_changed(self, peer: int, up: bool) -> None:
         """Tell a peer that has come how the trainings stand here; forget what a lost one held."""
         self._standing.pop(peer, None)

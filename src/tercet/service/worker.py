@@ -482,6 +482,7 @@ class Worker:
                 self.registry.flush()
                 self._reconciler.tick()
                 self.sharings.tick()
+                self.trainings.tick()
             except StorageError as error:
                 self.metrics.disk_refused()
                 _log.error("%s", error)

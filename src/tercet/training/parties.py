@@ -14,7 +14,7 @@ from tercet.program.training import MAX_STEPS
 from tercet.service.cluster import Cluster
 from tercet.service.contributor import Contributor
 from tercet.service.messages import Deposited
-from tercet.service.package import package_digest
+from tercet.service.package import check_fit, package_digest, read_package
 from tercet.service.parties import Agreement
 from tercet.service.training_party import TrainingParty, TrainingProgress
 from tercet.service.training_store import DONE, PROPOSED, RUNNING
@@ -224,6 +224,7 @@ def propose(
         receivers=opened,
         weights=traced.weights if opened else (),
     )
+    check_fit(read_package(traced.package), terms, states, given)
     with TrainingParty(cluster.config, owner) as party:
         agreement = party.propose(terms)
         party.attach(agreement, traced.package)
