@@ -31,6 +31,7 @@ from tercet.service.client import Client, TopK, check_input
 from tercet.service.cluster import Cluster, LocalCluster
 from tercet.service.messages import Description, Policy
 from tercet.service.owner import Owner
+from tercet.service.training_party import TrainingProgress
 from tercet.training.parties import Training, fit, propose
 from tercet.training.parties import find as find_training
 
@@ -45,6 +46,7 @@ __all__ = [
     "Lowered",
     "TopK",
     "Training",
+    "TrainingProgress",
     "connect",
     "find_training",
     "fit",

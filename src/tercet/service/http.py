@@ -166,24 +166,24 @@ def application(worker: Worker, gate: Gate) -> web.Application:
     async def attach(request: web.Request) -> object:
         party = gate.caller(request, gate.members)
         body = await _body(request, MAX_PACKAGE)
-        await worker.trainings.attach(party, await asyncio.to_thread(decode, body, Attach))
+        await worker.training_requests.attach(party, await asyncio.to_thread(decode, body, Attach))
         return None
 
     async def run_training(request: web.Request) -> object:
         party = gate.caller(request, gate.members)
-        return await worker.trainings.run(party, await _ask(request))
+        return await worker.training_requests.run(party, await _ask(request))
 
     async def cancel_training(request: web.Request) -> object:
         party = gate.caller(request, gate.members)
-        return worker.trainings.cancel(party, await _ask(request))
+        return worker.training_requests.cancel(party, await _ask(request))
 
     async def progress(request: web.Request) -> object:
         party = gate.caller(request, gate.members)
-        return worker.trainings.progress(party, await _ask(request))
+        return worker.training_requests.progress(party, await _ask(request))
 
     async def fetch(request: web.Request) -> object:
         party = gate.caller(request, gate.members)
-        return await worker.trainings.fetch(party, await _ask(request))
+        return await worker.training_requests.fetch(party, await _ask(request))
 
     async def calls(request: web.Request) -> web.StreamResponse:
         async def predict(body: bytes) -> object:

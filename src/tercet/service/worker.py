@@ -66,7 +66,9 @@ from tercet.service.reconcile import Reconciler
 from tercet.service.registry import Registry
 from tercet.service.sharings import Sharings
 from tercet.service.training_messages import FinishTraining, Standing, TrainSteps
-from tercet.service.trainings import Means, Place, Trainings
+from tercet.service.training_requests import TrainingRequests
+from tercet.service.training_runs import Runs
+from tercet.service.trainings import Means, Trainings
 
 _log = logging.getLogger("tercet.worker")
 
@@ -158,11 +160,12 @@ class Worker:
             self._submit,
             self._release,
         )
+        self._runs = Runs(self.registry, self.agreements, self.sharings, state / "trainings")
+        self.training_requests = TrainingRequests(index, self.registry, self._runs, self._forget)
         self.trainings = Trainings(
-            Place(index, self._names, state / "trainings"),
+            index,
             self.registry,
-            self.agreements,
-            self.sharings,
+            self._runs,
             self._agreement,
             Means(self.links.send, self._train, self._forget, self._reload, self._missing),
         )
@@ -346,7 +349,7 @@ class Worker:
                 "Try again when they are back (`tercet status`)",
             )
         model = self._current(request)
-        self.trainings.check_model(model.id)
+        self._runs.check_model(model.id)
         check_size(model.program, request.rows)
         self.registry.admit(request.id, model, client, request.rows)
         if (fault := self._plane().loaded.get(model.id)) is not None:
@@ -403,7 +406,7 @@ class Worker:
     def _accept(self, waiting: Waiting, ahead: Sequence[int]) -> None:
         request = waiting.request
         if isinstance(request, TrainSteps):
-            self.trainings.check_steps(request)
+            self._runs.check_steps(request)
             return
         model = self._current(request)
         self.registry.admit(request.id, model, waiting.client, request.rows, ahead)
@@ -439,7 +442,7 @@ class Worker:
     def _submit(self, batch: Sequence[Waiting], nonces: Nonces) -> asyncio.Future[Done]:
         first = batch[0].request
         if isinstance(first, TrainSteps):
-            return self._plane().submit(self.trainings.job(first, nonces))
+            return self._plane().submit(self._runs.job(first, nonces))
         inputs = [
             (w.request.rows, w.request.shares) for w in batch if isinstance(w.request, Predict)
         ]
@@ -450,10 +453,10 @@ class Worker:
     def _release(self, batch: Sequence[Waiting], done: Done) -> Sequence[object]:
         first = batch[0].request
         if isinstance(first, TrainSteps):
-            self.trainings.check_steps(first)
+            self._runs.check_steps(first)
             return [done]
         self.registry.check_release(first.model)
-        self.trainings.check_model(first.model)
+        self._runs.check_model(first.model)
         return [Answer(p, done.seconds, done.bytes_sent, done.rounds) for p in done.parts]
 
     async def _train(self, asked: TrainSteps, nonces: Nonces) -> Done:
