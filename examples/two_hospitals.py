@@ -1,10 +1,10 @@
 """Two hospitals train one model on records that neither may see of the other.
 
-The Wisconsin breast cancer data (569 tumours, 30 numbers each), split so that each hospital has
-mostly one kind of patient: alone, neither learns what both learn together. Each hospital plays its
-part as a process of its own with its own identity would: it contributes its records as shares,
-reads the terms and approves them. The model is trained on shares and stays shared: the hospitals
-ask it, and nobody ever holds it.
+The Wisconsin breast cancer data (569 tumours, 30 numbers each): one hospital screens and has hardly
+a malign case, the other treats and has hardly a benign one. Alone, neither learns what both learn
+together. Each hospital plays its part as a process of its own with its own identity would: it
+contributes its records as shares, reads the terms and approves them. The model is trained on
+shares and stays shared: the hospitals ask it, and nobody ever holds it.
 
     python examples/two_hospitals.py        # needs pip install '.[keras]' scikit-learn
 """
@@ -28,20 +28,21 @@ EPOCHS, BATCH = 25, 16
 def records(seed: int = 0) -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[np.ndarray, ...]]:
     """Return each hospital's (x, y) and a test set of both kinds of patients.
 
-    Hospital A sees small tumours for the most part, hospital B large ones.
+    Of every hundred benign tumours 97 are on record at hospital A, of every hundred malign ones 97
+    at hospital B.
     """
-    x, y = load_breast_cancer(return_X_y=True)
-    order = np.random.default_rng(seed).permutation(len(x))
+    x, y = load_breast_cancer(return_X_y=True)  # y is 1 for benign
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(x))
     x, y = x[order], y[order]
     train, test = (x[:400], y[:400]), (x[400:], y[400:])
     # A public scale: ranges of the measurements, as a textbook would state them.
     low, high = x.min(0), x.max(0)
     scaled = [2 * (a - low) / (high - low) - 1 for a, _ in (train, test)]
-    small = train[0][:, 0] < np.median(train[0][:, 0])
-    return (
-        [(scaled[0][small], train[1][small]), (scaled[0][~small], train[1][~small])],
-        (scaled[1], test[1]),
-    )
+    usual = rng.random(len(train[1])) < 0.97
+    screened = (train[1] == 1) == usual
+    held = [(scaled[0][mine], train[1][mine]) for mine in (screened, ~screened)]
+    return held, (scaled[1], test[1])
 
 
 def new_model() -> keras.Model:
@@ -96,7 +97,8 @@ def together(cluster: tercet.LocalCluster) -> float:
 def main() -> None:
     held, test = records()
     for name, (x, y) in zip(HOSPITALS, held, strict=True):
-        print(f"{name} alone, {len(x)} records: {alone(x, y, test):.1%}")
+        malign = np.mean(y == 0)
+        print(f"{name} alone, {len(x)} records, {malign:.0%} malign: {alone(x, y, test):.1%}")
     with tercet.LocalCluster(parties=HOSPITALS) as cluster:
         print(f"both together, on shares: {together(cluster):.1%}")
 

@@ -24,14 +24,18 @@ from tercet.service.training_terms import TrainingTerms
 Command = Callable[..., Any]
 
 
+IDENTITY = click.option(
+    "--identity",
+    envvar="TERCET_IDENTITY",
+    metavar="NAME",
+    help="Act as NAME, whose NAME.crt and NAME.key lie beside cluster.toml. Or TERCET_IDENTITY.",
+)
+
+
 def party_options(command: Command) -> Command:
     """Add the options that say which cluster, and as whom."""
     for option in (
-        click.option(
-            "--identity",
-            envvar="TERCET_IDENTITY",
-            help="NAME.crt and NAME.key beside cluster.toml; default: owner. Or TERCET_IDENTITY.",
-        ),
+        IDENTITY,
         click.option(
             "--cluster",
             "cluster_path",

@@ -344,4 +344,4 @@ def load_model(path: str | Path) -> keras.Model:
     keras_files.check_file(Path(path))
     if not on_jax():
         raise InputError("training needs Keras on JAX", "Set KERAS_BACKEND=jax")
-    return keras_files.load(Path(path))
+    return keras_files.load(Path(path), compiled=True)
