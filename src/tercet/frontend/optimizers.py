@@ -162,13 +162,7 @@ class Optimizer:
 
     def _shrink(self, low: StepLowering, square: Secret) -> Secret:
         """Return min(1, 1 / root of the square)."""
-        rooted = low.to_scale(square, ROOT_SCALE)
-        epsilon = self.settings["epsilon"]
-        if self.settings["kind"] != "RMSprop":
-            epsilon *= epsilon
-        units = max(1, round(epsilon * 2.0 ** (ROOT_SCALE + 2 * FACTOR_LOG2)))
-        shifted = low.emit("add_const", rooted.handle, value=units)
-        inverse = low.emit("rsqrt", shifted.handle, scale=low.scale, bits=RANGE_BITS)
+        inverse = low.emit("rsqrt", square.handle, scale=low.scale, bits=RANGE_BITS)
         return _secret(low.minimum(inverse, public(1.0)))
 
     def _sgd(self, low: StepLowering, weight: Weight, gradient: Secret) -> Secret:
@@ -191,7 +185,7 @@ class Optimizer:
         return low.to_scale(ahead, STATE_SCALE)
 
     def _mean_square(self, low: StepLowering, weight: Weight, g: Secret, decay: float) -> Secret:
-        """Update the mean square and return it."""
+        """Update the mean square; return it plus epsilon squared (RMSprop: plus epsilon)."""
         name = f"{weight.name}/mean square"
         old = self.slot(low, name, weight.value, SQUARE_SCALE)
         settled = low.settle(g)
@@ -202,10 +196,15 @@ class Optimizer:
         )
         new = _secret(low.add(old, low.sub(more, less)))
         self.slots.append((name, old, new))
-        return new
+        epsilon = self.settings["epsilon"]
+        if self.settings["kind"] != "RMSprop":
+            epsilon *= epsilon
+        units = max(1, round(epsilon * 2.0 ** (SQUARE_SCALE + 2 * FACTOR_LOG2)))
+        return low.emit("add_const", new.handle, value=units)
 
     def _over_root(self, low: StepLowering, x: Secret, square: Secret) -> Secret:
-        inverse = low.emit("rsqrt", square.handle, scale=UPDATE_SCALE, bits=RANGE_BITS)
+        rooted = low.to_scale(square, ROOT_SCALE)
+        inverse = low.emit("rsqrt", rooted.handle, scale=UPDATE_SCALE, bits=RANGE_BITS)
         return low.to_scale(low.emit("mul", x.handle, inverse.handle), UPDATE_SCALE)
 
     def _adam(self, low: StepLowering, weight: Weight, gradient: Secret) -> Secret:
