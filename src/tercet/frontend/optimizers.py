@@ -158,7 +158,8 @@ class Optimizer:
         # Squared numbers divided at once: their sum has less room.
         scaled = low.to_scale(low.relabel(low.times(gradient, 1 / norm), FACTOR_LOG2), 22)
         square = low.emit("mul", scaled.handle, scaled.handle)
-        return low.emit("sum", square.handle, axes=tuple(range(len(square.shape))))
+        total = low.emit("sum", square.handle, axes=tuple(range(len(square.shape))))
+        return low.reshape(total, (1,))
 
     def _shrink(self, low: StepLowering, square: Secret) -> Secret:
         """Return min(1, 1 / root of the square)."""
