@@ -16,6 +16,7 @@ import logging
 import os
 import statistics
 import time
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,11 +136,15 @@ def works() -> list[Work]:
         cnn += [layers.Conv2D(filters, 3), layers.AveragePooling2D(2), layers.ReLU()]
     dense = [layers.Dense(128, activation="relu"), layers.Dense(128, activation="relu")]
     classes, binary = "categorical_crossentropy", "binary_crossentropy"
+    pixels, flat, columns = (28, 28, 1), (784,), (100,)
+    end = layers.Flatten(), layers.Dense(10)
     return [
-        _work("the post's CNN, batch 128", (28, 28, 1), [*cnn, layers.Flatten(), layers.Dense(10)], classes, 128, 9),
-        _work("dense 784-128-128-10, batch 128", (784,), [*dense, layers.Dense(10)], classes, 128, 15),
-        _work("logistic regression, batch 1,000", (100,), [layers.Dense(1)], binary, 1000, 40),
-    ]  # fmt: skip
+        _work("the post's CNN, batch 128", pixels, [*cnn, *end], classes, 128, 9),
+        _work(
+            "dense 784-128-128-10, batch 128", flat, [*dense, layers.Dense(10)], classes, 128, 15
+        ),
+        _work("logistic regression, batch 1,000", columns, [layers.Dense(1)], binary, 1000, 40),
+    ]
 
 
 def _work(
@@ -150,7 +155,6 @@ def _work(
     from tercet.frontend.training import trace_training
 
     model = keras.Sequential([keras.Input(shape), *layers])
-    made = keras.losses.get(loss)
     made = {
         "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
         "binary_crossentropy": keras.losses.BinaryCrossentropy,
@@ -176,6 +180,8 @@ def _work(
 
 def run() -> Part:
     """Run the benchmark."""
+    # JAX has threads, which the children of a fork leave alone.
+    warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
     part = Part("training", "training steps among three processes over TLS")
     medians = []
     for work in works():

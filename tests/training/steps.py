@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from tests import trio
 
 SEED = bytes(range(32))
 Arrays = dict[str, np.ndarray]
+Shares = dict[str, list[Share]]
 
 
 def words(traced: TracedTraining, role: Role) -> Arrays:
@@ -33,38 +34,45 @@ def decoded(traced: TracedTraining, state: Mapping[str, np.ndarray]) -> Arrays:
     return {n: decode(np.ascontiguousarray(w), scales[n]) for n, w in state.items()}
 
 
-def in_the_clear(traced: TracedTraining, batches: Iterator[tuple[Any, Any]]) -> Iterator[Any]:
+def _encoded(rows: tuple[Any, Any]) -> Arrays:
+    return {n: encode(np.asarray(v, float), 16) for n, v in zip("xy", rows, strict=True)}
+
+
+def in_the_clear(traced: TracedTraining, batches: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
     """Yield (state, metrics) after each step, in the clear."""
     training = traced.training
     state, constants = words(traced, Role.STATE), words(traced, Role.PUBLIC)
     for number, rows in enumerate(batches):
         public = {**constants, **step_values(training, number, SEED)}
-        shares = {n: Share((w,)) for n, w in state.items()}
-        data = {n: Share((encode(np.asarray(v, float), 16),)) for n, v in zip("xy", rows)}
+        shares, data = (
+            {n: Share((w,)) for n, w in given.items()} for given in (state, _encoded(rows))
+        )
         after, sums = finish(run_step(training, Plaintext(), shares, data, public))
         state = {n: s.parts[0] for n, s in after.items()}
-        yield state, {n: float(decode(s.parts[0], 16)) for n, s in sums.items()}
+        yield state, {n: float(decode(s.parts[0], 16)[0]) for n, s in sums.items()}
 
 
-def on_three(traced: TracedTraining, batches: Iterator[tuple[Any, Any]]) -> Iterator[Any]:
-    """Yield (state, metrics, traffic) after each step, on shares that are kept from step to step."""
-    training, rng = traced.training, np.random.default_rng(0)
-    constants = words(traced, Role.PUBLIC)
+def on_three(traced: TracedTraining, batches: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
+    """Yield (state, metrics, traffic) after each step, on shares kept from step to step."""
+    rng = np.random.default_rng(0)
     states = {n: trio.share(w, rng) for n, w in words(traced, Role.STATE).items()}
     for number, rows in enumerate(batches):
-        public = {**constants, **step_values(training, number, SEED)}
-        data = {n: trio.share(encode(np.asarray(v, float), 16), rng) for n, v in zip("xy", rows)}
-        sides = trio.parties()
-        results, traffic = trio.run(
-            lambda i: run_step(
-                training,
-                sides[i],
-                {n: s[i] for n, s in states.items()},
-                {n: s[i] for n, s in data.items()},
-                public,
-            )
-        )
+        data = {n: trio.share(w, rng) for n, w in _encoded(rows).items()}
+        results, traffic = _step(traced, number, states, data)
         states = {n: [r[0][n] for r in results] for n in states}
         state = {n: trio.reconstruct(s) for n, s in states.items()}
         sums = {n: trio.reconstruct([r[1][n] for r in results]) for n in results[0][1]}
-        yield state, {n: float(decode(s, 16)) for n, s in sums.items()}, traffic
+        yield state, {n: float(decode(s, 16)[0]) for n, s in sums.items()}, traffic
+
+
+def _step(
+    traced: TracedTraining, number: int, states: Shares, data: Shares
+) -> tuple[list[Any], trio.Traffic]:
+    training, sides = traced.training, trio.parties()
+    public = {**words(traced, Role.PUBLIC), **step_values(training, number, SEED)}
+
+    def side(i: int) -> Any:
+        state, rows = ({n: s[i] for n, s in given.items()} for given in (states, data))
+        return run_step(training, sides[i], state, rows, public)
+
+    return trio.run(side)

@@ -7,10 +7,12 @@ the program (f = 16), and not truncated yet:
   for the largest rate of the schedule; the update is the rounded gradient with k more fractional
   bits, one rounding a weight.
 * Adam, AdamW and RMSprop divide by the root of a mean of squares, from which the factor cancels:
-  it is 2^6 / B. A gradient then has 22 fractional bits and room up to 32; its mean square v is
-  kept at 30 (of the squared factor, too), hence counts from root-mean-squares of 4.8e-7 to 4.
-  Below, a gradient counts as that small; above 4, an update is larger than it should be, by up to
-  that factor. ``epsilon`` is added to v as its square: the two differ where both are as large.
+  it is 2^10 / B, so that cotangents of a mean have 26 fractional bits. In the slots a gradient
+  counts 2^6 times. Its mean square v has 38 fractional bits; before the root it is multiplied by
+  the power of 4 below 1 / (1 - beta_2^t), since the first ones are small, and rounded to 30. So
+  root-mean-squares from 4.8e-7 to 2 are told apart (below, a gradient counts as that small), and
+  a single gradient must stay below 16: v has to stay below 2^14. ``epsilon`` is added to v as its
+  square: the two differ where the root is as small as ``epsilon``.
 
 Weights, momenta and first moments have 24 fractional bits. Roundings are unbiased, so that what is
 less than a unit is added as often as it has to be.
@@ -25,7 +27,7 @@ from typing import Any
 
 from tercet.errors import ModelError, UnsupportedOperation
 from tercet.frontend.foreign import Foreign
-from tercet.frontend.step import ROOT_SCALE, StepLowering
+from tercet.frontend.step import ROOT_SCALE, StepLowering, approximate
 from tercet.frontend.values import Secret, public
 from tercet.program.checks import RANGE_BITS
 from tercet.program.program import Role
@@ -33,16 +35,16 @@ from tercet.program.training import Kind, StepInput
 
 #: Fractional bits of weights and of slots but mean squares.
 STATE_SCALE = 24
-#: Fractional bits of a mean square, and of a product on its way to an update.
-SQUARE_SCALE, UPDATE_SCALE = ROOT_SCALE, 20
-#: Base-2 logarithm of the factor of gradients where it cancels.
-FACTOR_LOG2 = 6
+#: Fractional bits of a mean square in its slot, and of a product on its way to an update.
+SQUARE_SCALE, UPDATE_SCALE = 38, 20
+#: Base-2 logarithms of the factor of gradients where it cancels: in the backward pass, in slots.
+GRADIENT_LOG2, FACTOR_LOG2 = 10, 6
 #: The factor of gradients of SGD lies between 2^3 and 2^4 where the rate is highest.
 _HEADROOM = 4
 #: Bits of the numbers that a step brings.
 _MANTISSA = 12
 #: Relative accuracy of 1 - beta_2: more bits would overflow beside a large square.
-_DECAY_BITS = 7
+_DECAY_BITS = 10
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Optimizer:
     def places(self) -> int:
         """k of the factor lr / B 2^k."""
         if not self.linear:
-            return FACTOR_LOG2
+            return GRADIENT_LOG2
         return math.floor(_HEADROOM - math.log2(max(self.rates) / self.rows))
 
     def factors(self) -> tuple[float, ...]:
@@ -108,7 +110,10 @@ class Optimizer:
 
     def update(self, low: StepLowering, weights: Sequence[Weight]) -> list[Secret]:
         """Return the new values of ``weights``."""
-        gradients = self._clipped(low, [w.gradient for w in weights])
+        gradients = [w.gradient for w in weights]
+        if not self.linear:
+            gradients = [low.relabel(g, GRADIENT_LOG2 - FACTOR_LOG2) for g in gradients]
+            gradients = self._clipped(low, gradients)
         rule: Callable[[StepLowering, Weight, Secret], Secret] = {
             "SGD": self._sgd,
             "Adam": self._adam,
@@ -153,7 +158,8 @@ class Optimizer:
         # Squared numbers divided at once: their sum has less room.
         scaled = low.to_scale(low.relabel(low.times(gradient, 1 / norm), FACTOR_LOG2), 22)
         square = low.emit("mul", scaled.handle, scaled.handle)
-        return low.emit("sum", square.handle, axes=tuple(range(len(square.shape))))
+        total = low.emit("sum", square.handle, axes=tuple(range(len(square.shape))))
+        return low.reshape(total, (1,))
 
     def _shrink(self, low: StepLowering, square: Secret) -> Secret:
         """Return min(1, 1 / root of the square)."""
@@ -180,12 +186,16 @@ class Optimizer:
         return low.to_scale(ahead, STATE_SCALE)
 
     def _mean_square(self, low: StepLowering, weight: Weight, g: Secret, decay: float) -> Secret:
-        """Update v and return it, with the square of epsilon (RMSprop: with epsilon) added."""
+        """Update the mean square; return it plus epsilon squared (RMSprop: plus epsilon)."""
         name = f"{weight.name}/mean square"
         old = self.slot(low, name, weight.value, SQUARE_SCALE)
-        square = low.emit("mul", g.handle, g.handle)
-        moved = low.times(_secret(low.sub(square, old)), 1 - decay, _DECAY_BITS)
-        new = _secret(low.add(old, low.to_scale(moved, SQUARE_SCALE)))
+        settled = low.settle(g)
+        square = low.emit("mul", settled.handle, settled.handle)
+        # Not their difference: at the scale of the slot a large square has no room.
+        more, less = (
+            low.to_scale(low.times(x, 1 - decay, _DECAY_BITS), SQUARE_SCALE) for x in (square, old)
+        )
+        new = _secret(low.add(old, low.sub(more, less)))
         self.slots.append((name, old, new))
         epsilon = self.settings["epsilon"]
         if self.settings["kind"] != "RMSprop":
@@ -194,21 +204,28 @@ class Optimizer:
         return low.emit("add_const", new.handle, value=units)
 
     def _over_root(self, low: StepLowering, x: Secret, square: Secret) -> Secret:
-        inverse = low.emit("rsqrt", square.handle, scale=UPDATE_SCALE, bits=RANGE_BITS)
+        rooted = low.to_scale(square, ROOT_SCALE)
+        inverse = low.emit("rsqrt", rooted.handle, scale=UPDATE_SCALE, bits=RANGE_BITS)
         return low.to_scale(low.emit("mul", x.handle, inverse.handle), UPDATE_SCALE)
 
     def _adam(self, low: StepLowering, weight: Weight, gradient: Secret) -> Secret:
-        g = low.settle(gradient)
+        g = low.to_scale(gradient, UPDATE_SCALE)
         name = f"{weight.name}/mean"
         old = self.slot(low, name, weight.value, STATE_SCALE)
         first, second = self.settings["beta_1"], self.settings["beta_2"]
         moved = low.times(_secret(low.sub(g, old)), 1 - first, 14)
         new = _secret(low.add(old, low.to_scale(moved, STATE_SCALE)))
         self.slots.append((name, old, new))
-        direction = self._over_root(low, new, self._mean_square(low, weight, g, second))
+        multiplier, bits = approximate(1 - second, _DECAY_BITS)
+        kept = 1 - multiplier / 2**bits
+        ages = [1 - kept ** (t + 1) for t in range(self.steps)]
+        powers = [4.0 ** math.floor(-math.log(age, 4)) for age in ages]
+        square = self._mean_square(low, weight, g, second)
+        square = self.by_table(low, square, "power of four", powers, 4)
+        direction = self._over_root(low, new, square)
         rates = [
             self.rates[min(t, len(self.rates) - 1)]
-            * math.sqrt(1 - second ** (t + 1))
+            * math.sqrt(ages[t] * powers[t])
             / (1 - first ** (t + 1))
             for t in range(self.steps)
         ]
@@ -216,7 +233,7 @@ class Optimizer:
         return low.to_scale(change, STATE_SCALE)
 
     def _rmsprop(self, low: StepLowering, weight: Weight, gradient: Secret) -> Secret:
-        g = low.settle(gradient)
+        g = low.to_scale(gradient, UPDATE_SCALE)
         square = self._mean_square(low, weight, g, self.settings["rho"])
         direction = self._over_root(low, g, square)
         change = self.by_table(low, direction, "rate", self.rates, 36)

@@ -237,15 +237,9 @@ class StepLowering(Lowering):
             return super().times(x, factor)
         if factor == 0.0 or not math.isfinite(factor):
             return self.emit("scale", x.handle, multiplier=self.fixed(factor, 0), bits=0)
-        exact, bits = Fraction(factor), 0
-        most = RANGE_BITS - WINDOW + 1
-        while bits < most and (
-            abs(round(exact * 2**bits) - exact * 2**bits) * 2**relative > abs(exact) * 2**bits
-        ):
-            bits += 1
-        if self.scale_of(x) + bits > _PRODUCT_SCALE + 2:
+        multiplier, bits = approximate(factor, relative)
+        if self.scale_of(x) + bits > (MAX_PENDING if relative < RELATIVE_BITS else _PRODUCT_SCALE):
             x = self.settle(x)
-        multiplier = round(exact * 2**bits)
         return self.emit("scale", x.handle, multiplier=multiplier, bits=bits)
 
     def negative(self, x: Value) -> Secret:
@@ -264,6 +258,16 @@ class StepLowering(Lowering):
         below = self.emit("add_const", x.handle, value=-1)
         both = self.emit("rectify", below.handle, shift=shift, bits=WINDOW)
         return self.emit("rectified", both.handle), self.emit("active", both.handle)
+
+
+def approximate(factor: float, relative: int) -> tuple[int, int]:
+    """Return (multiplier, bits): multiplier / 2^bits is ``factor`` but for 2^-relative of it."""
+    exact, bits = Fraction(factor), 0
+    while bits < RANGE_BITS - WINDOW + 1 and (
+        abs(round(exact * 2**bits) - exact * 2**bits) * 2**relative > abs(exact) * 2**bits
+    ):
+        bits += 1
+    return round(exact * 2**bits), bits
 
 
 def lower_graph(low: StepLowering, graph: Graph, arguments: Sequence[Value]) -> list[Value]:

@@ -209,7 +209,7 @@ class _Trace:
         return self.low.to_scale(self.low.share(value), STATE_SCALE)
 
     def _metric(self, value: Value) -> Secret:
-        settled = self.low.settle(self.low.share(value))
+        settled = self.low.settle(self.low.reshape(self.low.share(value), (1,)))
         return self.low.emit("reshare", settled.handle)
 
     # --- traces -----------------------------------------------------------------------------

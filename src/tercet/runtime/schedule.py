@@ -33,8 +33,9 @@ def run_outputs(
     for local, communicating in levels(program):
         for number in local:
             step = _step(program, protocol, values, number, batch)
-            result = LOCAL[step.instruction.op](step)
-            # NumPy turns public arrays without axes into scalars.
+            # NumPy turns arrays without axes into scalars, and those warn of what is meant here.
+            with np.errstate(over="ignore"):
+                result = LOCAL[step.instruction.op](step)
             values[number + len(program.inputs)] = (
                 np.asarray(result) if isinstance(result, np.generic) else result
             )
