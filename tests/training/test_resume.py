@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -125,28 +126,31 @@ def test_thirty_kills() -> None:
     kills(40_000, [n % 3 for n in range(30)])
 
 
-def test_a_data_plane_dies_alone() -> None:
+@pytest.fixture(scope="module")
+def three() -> Iterator[LocalCluster]:
     with LocalCluster(quiet=True, parties=PARTIES) as cluster:
-        agreement, wanted = begin(cluster, "line", 800)
-        with party(cluster, "hospital-b") as one:
-            eventually(lambda: one.progress(agreement).checkpoint > 0, 30)
-            (below,) = children(cluster.pids[2])
-            os.kill(below, signal.SIGKILL)
-            eventually(lambda: one.progress(agreement).status == "done", 60)
-        with party(cluster, "coordinator") as one:
-            np.testing.assert_allclose(one.fetch(agreement)["w"], wanted, atol=CLOSE)
+        yield cluster
 
 
-def test_cancelled_and_resumed() -> None:
-    with LocalCluster(quiet=True, parties=PARTIES) as cluster:
-        agreement, wanted = begin(cluster, "line", 800)
-        with party(cluster, "hospital-a") as a, party(cluster, "coordinator") as one:
-            eventually(lambda: one.progress(agreement).checkpoint > 0, 30)
-            a.cancel(agreement)
-            told = one.progress(agreement)
-            assert (told.status, told.message) == ("cancelled", "cancelled by hospital-a")
-            time.sleep(1)
-            assert one.progress(agreement).checkpoint <= told.checkpoint + 25
-            one.run(agreement)
-            eventually(lambda: one.progress(agreement).status == "done", 60)
-            np.testing.assert_allclose(one.fetch(agreement)["w"], wanted, atol=CLOSE)
+def test_a_data_plane_dies_alone(three: LocalCluster) -> None:
+    agreement, wanted = begin(three, "plane", 800)
+    with party(three, "coordinator") as one:
+        eventually(lambda: one.progress(agreement).checkpoint > 0, 30)
+        (below,) = children(three.pids[2])
+        os.kill(below, signal.SIGKILL)
+        eventually(lambda: one.progress(agreement).status == "done", 60)
+        np.testing.assert_allclose(one.fetch(agreement)["w"], wanted, atol=CLOSE)
+
+
+def test_cancelled_and_resumed(three: LocalCluster) -> None:
+    agreement, wanted = begin(three, "cancelled", 800)
+    with party(three, "hospital-a") as a, party(three, "coordinator") as one:
+        eventually(lambda: one.progress(agreement).checkpoint > 0, 30)
+        a.cancel(agreement)
+        told = one.progress(agreement)
+        assert (told.status, told.message) == ("cancelled", "cancelled by hospital-a")
+        time.sleep(1)
+        assert one.progress(agreement).checkpoint <= told.checkpoint + 25
+        one.run(agreement)
+        eventually(lambda: one.progress(agreement).status == "done", 60)
+        np.testing.assert_allclose(one.fetch(agreement)["w"], wanted, atol=CLOSE)

@@ -118,7 +118,7 @@ class Agreements:
         purpose = WITHDRAWAL if asked.withdraw else APPROVAL
         signer.verify(purpose, asked.digest, asked.signature)
         if not asked.withdraw:
-            self._check_withdrawn(asked.digest)
+            self.check_withdrawn(asked.digest)
         if signer.fingerprint not in self._signed(asked.digest, purpose):
             with self._registry.transaction() as db:
                 db.execute(
@@ -174,7 +174,7 @@ class Agreements:
             RefusedError: naming who has not signed, has withdrawn or is not accepted any more.
         """
         terms = self.document(digest)
-        self._check_withdrawn(digest)
+        self.check_withdrawn(digest)
         listed = {identity.fingerprint for identity in self._listed()}
         signed = self._signed(digest, APPROVAL)
         for fingerprint in terms.signers:
@@ -209,7 +209,12 @@ class Agreements:
             f"{fingerprint[:16]} is not on this worker's lists", "Its operator can list it"
         )
 
-    def _check_withdrawn(self, digest: bytes) -> None:
+    def check_withdrawn(self, digest: bytes) -> None:
+        """Refuse an agreement that somebody has withdrawn from.
+
+        Raises:
+            RefusedError: naming who has.
+        """
         for certificate, signature in self._signed(digest, WITHDRAWAL).values():
             identity = PublicIdentity.from_der(certificate)
             identity.verify(WITHDRAWAL, digest, signature)
