@@ -82,8 +82,7 @@ class Agreements:
                 "Propose it to the three workers that it names, in their order",
             )
         digest = document_digest(document)
-        known = self._db.execute("SELECT 1 FROM agreements WHERE digest = ?", (digest,)).fetchone()
-        if known is None:
+        if not self.known(digest):
             (count,) = self._db.execute(
                 "SELECT count(*) FROM agreements WHERE proposer = ?", (proposer.fingerprint,)
             ).fetchone()
@@ -165,6 +164,11 @@ class Agreements:
         if row is None:
             raise _unknown(digest)
         return read_document(row[0])
+
+    def known(self, digest: bytes) -> bool:
+        """Whether something was proposed under ``digest``."""
+        row = self._db.execute("SELECT 1 FROM agreements WHERE digest = ?", (digest,)).fetchone()
+        return row is not None
 
     def require(self, digest: bytes) -> Document:
         """Return the terms of an agreement that holds now, after verifying every signature.

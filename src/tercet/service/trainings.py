@@ -50,6 +50,8 @@ _FIRST_STEPS = 2
 _MAX_STEPS = 10_000
 #: Failures in a row that may pass, such as a worker that is lost and comes back.
 MAX_FAILURES = 20
+#: What worker 0 may have announced at a time; it announces one thing.
+_MAX_TAKEN = 16
 _PAUSE = 0.5
 _IDLE = 1.0
 
@@ -139,11 +141,13 @@ class Trainings:
 
     def received(self, peer: int, message: TrainSteps | FinishTraining | Standing) -> None:
         """Take a message of a peer; only worker 0 leads."""
-        if isinstance(message, Standing):
+        if not self._runs.agreements.known(message.agreement):
+            _log.warning("a peer speaks of an agreement that was not proposed here")
+        elif isinstance(message, Standing):
             self._standing.setdefault(peer, {})[message.agreement] = message
             self._prune(message.agreement)
             self._wake.set()
-        elif peer == 0:
+        elif peer == 0 and len(self._tasks) < _MAX_TAKEN:
             self._spawn(self._taken(message))
 
     # Leading: worker 0 alone.
