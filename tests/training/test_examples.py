@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import tercet
+from tercet.cli.main import cli
 from tercet.errors import (
     InputError,
     ModelError,
@@ -50,35 +49,25 @@ def test_two_hospitals_reach_together_what_neither_reaches_alone(
     assert together > max(alone) + 0.03
 
 
-MODEL = """
-import keras
-model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)], name="line")
-model.compile(keras.optimizers.SGD(0.1), "mean_squared_error")
-model.save("line.keras")
-"""
-
-
-def test_the_command_line(tmp_path: Path) -> None:
+def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keras = pytest.importorskip("keras")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
     for name, seed in (("a", 1), ("b", 2)):
         x, y = data(160, seed)
-        np.savez(tmp_path / f"{name}.npz", x=x, y=y[:, 0])
-    np.savez(tmp_path / "bad.npz", x=x, y=np.full(160, 7))
-    np.save(tmp_path / "rows.npy", x[:4])
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "COLUMNS": "200"}
-    subprocess.run(
-        [sys.executable, "-c", MODEL], cwd=tmp_path, env=environment, check=True, timeout=120
-    )
+        np.savez(f"{name}.npz", x=x, y=y[:, 0])
+    np.savez("bad.npz", x=x, y=np.full(160, 7))
+    np.save("rows.npy", x[:4])
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)], name="line")
+    model.compile(keras.optimizers.SGD(0.1), "mean_squared_error")
+    model.save("line.keras")
     with LocalCluster(quiet=True, parties=PARTIES) as cluster:
-        environment["TERCET_CLUSTER"] = str(cluster.directory / CLUSTER_FILE)
+        monkeypatch.setenv("TERCET_CLUSTER", str(cluster.directory / CLUSTER_FILE))
 
         def command(who: str, *arguments: str, code: int = 0) -> str:
-            done = subprocess.run(
-                [sys.executable, "-m", "tercet.cli", *arguments, "--identity", who],
-                cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
-                check=False,
-            )  # fmt: skip
-            assert done.returncode == code, done.stderr
-            return done.stdout + done.stderr
+            done = CliRunner().invoke(cli, [*arguments, "--identity", who])
+            assert done.exit_code == code, (done.output, done.exception)
+            return f"{done.output} {done.exception}"
 
         assert "160 rows" in command("hospital-a", "contribute", "a", "a.npz")
         command("hospital-b", "contribute", "b", "b.npz")
