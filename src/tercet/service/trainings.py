@@ -251,9 +251,12 @@ class Trainings:
                 str(asked.steps),
             )  # fmt: skip
             nonces = await self._agreement.agree(asked.id, bound, dict.fromkeys(self._peers, b""))
-            run.position = None
-            done = await self._means.train(asked, nonces)
-            self._record(run, asked, done)
+            try:
+                done = await self._means.train(asked, nonces)
+                self._record(run, asked, done)
+            except BaseException:
+                run.position = None
+                raise
             run.seconds = (time.monotonic() - started) / asked.steps
         if done.saved is not None:
             self._tell(run, self._peers)
