@@ -38,6 +38,8 @@ HINTS: dict[str, tuple[str, str]] = {
 
 def describe(primitive: str) -> tuple[str, str]:
     """Return a readable name of ``primitive`` and what works instead."""
-    common, remedy = HINTS.get(primitive, ("", ""))
+    # Operations of PyTorch share the name: aten.cumprod.default.
+    stem = primitive.removeprefix("aten.").partition(".")[0]
+    common, remedy = HINTS.get(stem, ("", ""))
     name = f"{common} ({primitive})" if common and common != primitive else primitive
     return name, remedy or "Leave the layer out, or compute it before encryption or after release"
