@@ -35,7 +35,9 @@ def evaluate(node: Node, args: Sequence[Known]) -> list[Known]:
             for n, (r, o) in enumerate(zip(results, node.outputs, strict=True))
         ]
     if node.name in ("reshape", "squeeze", "expand_dims"):
-        return [derive(text, _reshaped(args[0], node.outputs[0].shape), node.outputs[0].shape, *args)]
+        return [
+            derive(text, _reshaped(args[0], node.outputs[0].shape), node.outputs[0].shape, *args)
+        ]
     if node.name == "transpose":
         (x,) = args
         array = _raised(x).transpose(node.params["permutation"])
@@ -114,6 +116,14 @@ def _slice(node: Node, args: Sequence[Known]) -> list[Array]:
     return [array[tuple(c if a in touched else slice(None) for a, c in enumerate(cuts))]]
 
 
+def _gather(node: Node, args: Sequence[Known]) -> list[Array]:
+    x, index = args
+    numbers, places = node.params["dimension_numbers"], index.full()
+    if _repeats_first(index) and 0 not in numbers.offset_dims and not numbers.operand_batching_dims:
+        places = places[:1]
+    return _bind(node, [x.full(), places])
+
+
 def _concatenate(node: Node, args: Sequence[Known]) -> list[Array]:
     axis = node.params["dimension"]
     arrays = [_expanded(x, {axis}) for x in args]
@@ -129,6 +139,7 @@ _COLLAPSED: dict[str, Callable[[Node, Sequence[Known]], list[Array]]] = {
     "split": _split,
     "slice": _slice,
     "concatenate": _concatenate,
+    "gather": _gather,
 }
 
 

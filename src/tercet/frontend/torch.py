@@ -11,8 +11,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from tercet.errors import ModelError
 from tercet.frontend.foreign import Foreign
 from tercet.frontend.reports import LayerReport, report
@@ -24,11 +22,11 @@ def is_torch(model: Foreign) -> bool:
     """Return whether ``model`` is a module or program of PyTorch, or the path of a .pt2 file."""
     if isinstance(model, (str, os.PathLike)):
         return Path(model).suffix.lower() == ".pt2"
+    if isinstance(model, Exported):
+        return True
     # No module can exist before its framework is imported.
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(
-        model, (torch.nn.Module, torch.export.ExportedProgram)
-    )
+    return torch is not None and isinstance(model, (torch.nn.Module, torch.export.ExportedProgram))
 
 
 def trace_torch(model: Foreign, example_inputs: Foreign = None, *, scale: int = 16) -> Traced:
@@ -48,7 +46,7 @@ def trace_torch(model: Foreign, example_inputs: Foreign = None, *, scale: int = 
     from tercet.frontend import jax as tracing
     from tercet.frontend.torch_run import function_of
 
-    exported = _exported(model, example_inputs)
+    exported = export(model, example_inputs)
     function, shape = function_of(exported), _input_shape(exported)
     try:
         return tracing.trace(
@@ -74,7 +72,7 @@ def supported_modules(model: Foreign, example_inputs: Foreign = None) -> list[La
     from tercet.frontend import jax as tracing
     from tercet.frontend.torch_run import function_of
 
-    exported = _exported(model, example_inputs)
+    exported = export(model, example_inputs)
     function, shape, naming = function_of(exported), _input_shape(exported), _naming(exported)
     try:
         graph = tracing.graph_of(function, shape, exported.arrays, tracing.SIZES[0])
@@ -89,7 +87,10 @@ def supported_modules(model: Foreign, example_inputs: Foreign = None) -> list[La
     return [report(label, kind, refused.get(label)) for label, kind in naming.kinds.items()]
 
 
-def _exported(model: Foreign, example_inputs: Foreign) -> Exported:
+def export(model: Foreign, example_inputs: Foreign = None) -> Exported:
+    """Return what Tercet reads of a module: a model by itself, which ``trace_torch`` takes."""
+    if isinstance(model, Exported):
+        return model
     try:
         import jax  # noqa: F401
     except ImportError as error:
@@ -130,7 +131,7 @@ def _naming(exported: Exported) -> Foreign:
     kinds: Mapping[str, str] = {
         (call.layer or OUTERMOST): call.module or exported.name
         for call in exported.block.walk()
-        if "." in call.operation and not call.operation.startswith("_operator")
+        if call.operation.startswith("aten.") and not call.operation.startswith("aten.sym_")
     }
     return Naming(lambda stack: stack.partition("/")[0], kinds)
 
@@ -143,4 +144,4 @@ def _untraceable(exported: Exported, error: Exception) -> ModelError:
     )
 
 
-__all__ = ["LayerReport", "is_torch", "supported_modules", "trace_torch"]
+__all__ = ["LayerReport", "export", "is_torch", "supported_modules", "trace_torch"]

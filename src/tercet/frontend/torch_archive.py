@@ -49,16 +49,17 @@ def read(file: str | Path | IO[bytes], name: str) -> Exported:
         zipfile.BadZipFile, zlib.error, OSError, EOFError, UnicodeDecodeError, LookupError,
         ValueError, TypeError, AttributeError, RecursionError, NotImplementedError,
     ) as error:  # fmt: skip
-        raise ModelError(f"{name} is no exported PyTorch program, or is damaged", _SAVE_AGAIN) from (
-            error
-        )
+        raise ModelError(
+            f"{name} is no exported PyTorch program, or is damaged", _SAVE_AGAIN
+        ) from (error)
 
 
 class _Archive:
     def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
         self.archive, self.name = archive, name
         self.top = next(
-            (n.partition("/")[0] for n in archive.namelist() if n.endswith("/models/model.json")), ""
+            (n.partition("/")[0] for n in archive.namelist() if n.endswith("/models/model.json")),
+            "",
         )
         if not self.top:
             raise ModelError(f"{name} holds no exported program", _SAVE_AGAIN)

@@ -48,7 +48,8 @@ def _missing(program: Foreign) -> set[Foreign]:
         for node in program.graph.nodes
         if node.op == "call_function"
         and isinstance(node.target, torch._ops.OpOverload)
-        and find(f"{node.target._schema.name.partition('::')[2]}.{node.target._overloadname}") is None
+        and find(f"{node.target._schema.name.partition('::')[2]}.{node.target._overloadname}")
+        is None
     }
 
 

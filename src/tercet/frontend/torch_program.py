@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import operator
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -34,7 +34,7 @@ class Kind:
 #: A number, a string, ``None``, a ``Dtype``, a ``Ref``, a ``Block`` or a list of them.
 Argument: TypeAlias = Any
 #: Names that the results go to, as they are nested in what the operation returns.
-Names: TypeAlias = "str | None | tuple[Names, ...]"
+Names: TypeAlias = "str | tuple[Names, ...] | None"
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,8 @@ class Exported:
     arrays: Mapping[str, Array]
 
 
-_ARITHMETIC: Mapping[type[ast.operator], Callable[[int, int], int]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-}
+#: Nodes of SymPy's expressions, as the schema spells them.
+_SUMS: Mapping[str, Callable[[list[int]], int]] = {"Add": sum, "Mul": math.prod}
 
 
 def extent(text: str, size: int) -> int:
@@ -108,15 +104,17 @@ def extent(text: str, size: int) -> int:
     def value(node: ast.expr) -> int:
         if isinstance(node, ast.Constant) and isinstance(node.value, int):
             return node.value
-        if isinstance(node, ast.Name):
-            return size
-        if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
-            return _ARITHMETIC[type(node.op)](value(node.left), value(node.right))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id == "Symbol":
+                return size
+            if node.func.id == "Integer":
+                return value(node.args[0])
+            return _SUMS[node.func.id]([value(a) for a in node.args])
         raise ValueError
 
     try:
         return value(ast.parse(text[:1000], mode="eval").body)
-    except (SyntaxError, ValueError, RecursionError, ZeroDivisionError):
+    except (SyntaxError, LookupError, ValueError, RecursionError):
         raise ModelError(
             f"the model has an extent {text[:60]!r} that is no multiple of the batch size",
             "Let every extent but the batch be fixed",

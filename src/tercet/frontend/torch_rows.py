@@ -48,7 +48,7 @@ def split_rows(block: Block) -> Block:
 
 
 def _find(
-    block: Block, view: Call, made: Mapping[object, Call], uses: Counter[str]
+    block: Block, view: Call, made: Mapping[str, Call], uses: Counter[str]
 ) -> tuple[Call, Call] | None:
     """Return the reshape and the layer in front of ``view``, if it splits what they merged."""
     if _packet(view) not in _RESHAPES or not isinstance(view.args[1], list):
@@ -65,7 +65,7 @@ def _find(
     return (merge, layer) if view.args[1][-1] == result.shape[-1] else None
 
 
-def _only(argument: Argument, made: Mapping[object, Call], uses: Counter[str]) -> Call | None:
+def _only(argument: Argument, made: Mapping[str, Call], uses: Counter[str]) -> Call | None:
     if not isinstance(argument, Ref) or uses[argument.name] != 1:
         return None
     return made.get(argument.name)

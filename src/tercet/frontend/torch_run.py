@@ -25,8 +25,15 @@ from tercet.frontend.torch_program import Argument, Block, Call, Exported, Names
 OUTERMOST = "model"
 
 #: Operations that check what the trace knows already.
-_CHECKS = ("_assert_scalar", "_assert_tensor_metadata", "_assert_async", "sym_constrain_range")
-_CHECKS = (*_CHECKS, "sym_constrain_range_for_size")
+_CHECKS = frozenset(
+    {
+        "_assert_scalar",
+        "_assert_tensor_metadata",
+        "_assert_async",
+        "sym_constrain_range",
+        "sym_constrain_range_for_size",
+    }
+)
 #: Arithmetic on extents, by name: nothing else of Python is ever called.
 _NUMBERS: Mapping[str, Callable[..., Item]] = {
     **{

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tercet.frontend.aten.operation import Item, Operation, Refused
+from tercet.frontend.aten.operation import Operation, Refused
 from tercet.frontend.foreign import Foreign
 
 #: Where a mask says no: far enough below every score, and held by fixed point.

@@ -68,7 +68,8 @@ def _arange(*bounds: float, dtype: Item = None, **options: Item) -> Foreign:
     import numpy as np
 
     whole = all(isinstance(b, int) for b in bounds)
-    return jnp.arange(*bounds, dtype=kind_of(dtype, np.int32 if whole else np.float32))
+    start, stop, step = (*bounds, 1)[:3] if len(bounds) > 1 else (0, *bounds, 1)
+    return jnp.arange(start, stop, step, dtype=kind_of(dtype, np.int32 if whole else np.float32))
 
 
 def _linspace(

@@ -124,10 +124,23 @@ def _hardswish(x: Foreign) -> Foreign:
     return x * _hardsigmoid(x)
 
 
-def _leaky(x: Foreign, slope: float = 0.01) -> Foreign:
+def _leaky(x: Foreign, slope: Item = 0.01) -> Foreign:
     import jax.numpy as jnp
 
     return jnp.where(x >= 0, x, x * slope)
+
+
+def _prelu(x: Foreign, slope: Foreign) -> Foreign:
+    """``slope`` has one number, or one a channel along axis 1."""
+    if slope.ndim == 1 and x.ndim > 1:
+        slope = slope.reshape((-1, *(1,) * (x.ndim - 2)))
+    return _leaky(x, slope)
+
+
+def _copy(x: Foreign, source: Foreign, *args: Item) -> Foreign:
+    import jax.numpy as jnp
+
+    return jnp.broadcast_to(source, x.shape).astype(x.dtype)
 
 
 def _hardshrink(x: Foreign, size: float = 0.5) -> Foreign:
@@ -282,6 +295,9 @@ ELEMENTWISE: dict[str, Operation] = {
     "hardsigmoid": elements(_hardsigmoid),
     "hardswish": elements(_hardswish),
     "leaky_relu": elements(_leaky),
+    "prelu": Operation(_prelu),
+    "_prelu_kernel": elements(_leaky),
+    "copy": Operation(_copy),
     "hardshrink": elements(_hardshrink),
     "softshrink": elements(_softshrink),
     "tanhshrink": elements(_tanhshrink),

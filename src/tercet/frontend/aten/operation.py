@@ -101,7 +101,7 @@ def channels_last(value: Item, rank: int) -> Foreign:
 
 
 def _last(value: Item, rank: int) -> Item:
-    if isinstance(value, Image) or getattr(value, "ndim", 0):
+    if isinstance(value, Image) or (hasattr(value, "ndim") and value.ndim):
         return channels_last(value, rank)
     return value
 

@@ -16,9 +16,7 @@ from tercet.frontend.foreign import Foreign
 _Cell = Callable[[Foreign, Foreign, tuple[Foreign, ...]], tuple[Foreign, ...]]
 
 
-def _lstm_cell(
-    x: Foreign, h: Foreign, state: tuple[Foreign, ...]
-) -> tuple[Foreign, ...]:
+def _lstm_cell(x: Foreign, h: Foreign, state: tuple[Foreign, ...]) -> tuple[Foreign, ...]:
     """Step with the gates in the order i, f, o, g."""
     import jax
     import jax.numpy as jnp

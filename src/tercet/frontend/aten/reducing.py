@@ -153,6 +153,13 @@ def _addmm(c: Foreign, x: Foreign, y: Foreign, *, beta: float = 1, alpha: float 
     return result + (c if beta == 1 else c * beta)
 
 
+def _bilinear(x: Foreign, y: Foreign, w: Foreign, b: Foreign | None = None) -> Foreign:
+    import jax.numpy as jnp
+
+    result = jnp.sum(jnp.einsum("...i,oij->...oj", x, w) * y[..., None, :], -1)
+    return result if b is None else result + b
+
+
 def _einsum(equation: str, operands: Sequence[Foreign], **options: Item) -> Foreign:
     import jax.numpy as jnp
 
@@ -202,6 +209,7 @@ REDUCING: dict[str, Operation] = {
     "dot": Operation(_matmul),
     "addmm": Operation(_addmm),
     "baddbmm": Operation(_addmm),
+    "bilinear": Operation(_bilinear),
     "einsum": Operation(_einsum),
     "outer": Operation(_function("outer")),
 }

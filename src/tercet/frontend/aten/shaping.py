@@ -176,8 +176,23 @@ def _one_hot(places: Foreign, classes: int = -1) -> Foreign:
     return jax.nn.one_hot(places, classes, dtype=np.int32)
 
 
-#: ``pad`` in a mode other than constant, as NumPy calls it.
-_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+def _border(x: Foreign, axis: int, before: int, after: int, mode: str) -> Foreign:
+    """Pad one axis with numbers of its own."""
+    import jax.numpy as jnp
+
+    size = x.shape[axis]
+    if mode == "replicate":
+        return _joined([_slice(x, axis, 0, 1)] * before + [x] + [_slice(x, axis, -1)] * after, axis)
+    if mode == "circular":
+        return _joined([_slice(x, axis, size - before), x, _slice(x, axis, 0, after)], axis)
+    first, last = _slice(x, axis, 1, before + 1), _slice(x, axis, size - 1 - after, size - 1)
+    return _joined([jnp.flip(first, axis), x, jnp.flip(last, axis)], axis)
+
+
+def _joined(parts: Sequence[Foreign], axis: int) -> Foreign:
+    import jax.numpy as jnp
+
+    return jnp.concatenate([p for p in parts if p.shape[axis]], axis)
 
 
 def _pad(x: Item, pads: Sequence[int], mode: str = "constant", value: float | None = None) -> Item:
@@ -196,7 +211,10 @@ def _pad(x: Item, pads: Sequence[int], mode: str = "constant", value: float | No
         filler = jnp.asarray(value or 0, x.dtype)
         result = jax.lax.pad(x, filler, [(a, b, 0) for a, b in widths])
     else:
-        result = jnp.pad(x, widths, mode=_MODES[mode])
+        result = x
+        for axis, (before, after) in enumerate(widths):
+            if before or after:
+                result = _border(result, axis, before, after, mode)
     return Image(result) if keep else result
 
 

@@ -287,7 +287,7 @@ def _sizes(space: Sequence[int], size: Item, scales: Item) -> tuple[list[int], l
     """Return the size asked for and the step of each axis, from a size or from factors."""
     if size is not None:
         return list(size), [d / o for d, o in zip(space, size, strict=True)]
-    factors = [f for f in (scales if isinstance(scales, (list, tuple)) else [scales])]
+    factors = list(_per_axis(scales, len(space)))
     wanted = [int(d * f) for d, f in zip(space, factors, strict=True)]
     return wanted, [1 / f for f in factors]
 
