@@ -14,7 +14,7 @@ from math import prod
 
 import numpy as np
 
-from tercet.errors import ModelError
+from tercet.errors import ModelError, UnsupportedOperation
 from tercet.frontend.aten import SHAPING, Refused, find, plain
 from tercet.frontend.aten.dtypes import Dtype
 from tercet.frontend.aten.operation import Item
@@ -108,7 +108,7 @@ class _Run:
         """Bind the names of results."""
         if isinstance(names, str):
             self.values[names] = value
-        elif isinstance(names, tuple):
+        elif names:
             for name, one in zip(names, value, strict=True):
                 self.assign(name, one)
 
@@ -149,18 +149,20 @@ class _Run:
         """Apply the row of an operation; one that works in place gives its argument a new value."""
         packet, _, overload = name.partition(".")
         row = find(name) if space == "aten" else None
-        changes = packet.endswith("_") and space == "aten" and row is None
-        if changes:
+        held = [a.name for a in call.args if isinstance(a, Ref)]
+        if row is None and packet.endswith("_") and not packet.endswith("__"):
             row = find(f"{packet[:-1]}.{overload}")
+            if row is None or not held or held[0] in self.views:
+                # Left as it is it would change nothing, and the result would be wrong.
+                raise UnsupportedOperation(
+                    f"Layer {call.layer or OUTERMOST!r} ({call.module}) writes into a part of a "
+                    f"tensor in place ({call.operation})",
+                    "Save the form that writes nothing: program.run_decompositions({})",
+                )
+            self.values[held[0]] = row(args, options)
+            return self.values[held[0]]
         if row is None:
             raise Refused("")
-        held = [a.name for a in call.args if isinstance(a, Ref)]
-        if changes:
-            if held[:1] == [] or held[0] in self.views:
-                raise Refused("in place on a part of a tensor")
-            result = row(args, options)
-            self.values[held[0]] = result
-            return result
         if packet in SHAPING:
             # What is read through and what comes out may be one memory.
             self.views.update(held[:1], _strings(call.results))

@@ -137,10 +137,10 @@ def _prelu(x: Foreign, slope: Foreign) -> Foreign:
     return _leaky(x, slope)
 
 
-def _copy(x: Foreign, source: Foreign, *args: Item) -> Foreign:
+def _copy(x: Foreign, source: Item, *args: Item) -> Foreign:
     import jax.numpy as jnp
 
-    return jnp.broadcast_to(source, x.shape).astype(x.dtype)
+    return jnp.broadcast_to(jnp.asarray(source, x.dtype), x.shape)
 
 
 def _hardshrink(x: Foreign, size: float = 0.5) -> Foreign:
@@ -273,6 +273,8 @@ ELEMENTWISE: dict[str, Operation] = {
     "le": _numpy("less_equal"),
     "gt": _numpy("greater"),
     "ge": _numpy("greater_equal"),
+    "__and__": _numpy("bitwise_and"),
+    "__or__": _numpy("bitwise_or"),
     "logical_and": _numpy("logical_and"),
     "logical_or": _numpy("logical_or"),
     "logical_not": _numpy("logical_not"),
@@ -298,6 +300,7 @@ ELEMENTWISE: dict[str, Operation] = {
     "prelu": Operation(_prelu),
     "_prelu_kernel": elements(_leaky),
     "copy": Operation(_copy),
+    "fill": Operation(_copy),
     "hardshrink": elements(_hardshrink),
     "softshrink": elements(_softshrink),
     "tanhshrink": elements(_tanhshrink),
