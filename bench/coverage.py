@@ -44,8 +44,8 @@ _HEAD = """\
 
 Written by `python -m bench.coverage`; a test holds it to the code. A model runs if every primitive
 that its trace applies to secret values has a rule, so a layer of one's own needs no registration;
-`tercet check MODEL` tells. "Yes" means exact but for fixed-point rounding; "approximated" means that a function
-of [functions.md](functions.md) is among its operations.
+`tercet check MODEL` tells. "Yes" means exact but for fixed-point rounding; "approximated" means
+that a function of [functions.md](functions.md) is among its operations.
 
 ## Keras layers
 
