@@ -119,6 +119,7 @@ _SHAPED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         SERIES,
     ),
     "MultiheadAttention": (models.SelfAttention, SERIES),
+    "MultiheadAttention(mask)": (models.Masked, SERIES),
     "TransformerEncoderLayer": (
         lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), SERIES
     ),

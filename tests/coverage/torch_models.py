@@ -147,6 +147,18 @@ class Decoder(nn.Module):
         )
 
 
+class Masked(nn.Module):
+    """Attention under a stored mask of minus infinity, which is added."""
+
+    def __init__(self, length: int = 6, width: int = 8) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(width, 2, batch_first=True)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(length))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attend(x, x, x, attn_mask=self.mask, need_weights=False)[0]
+
+
 def mlp() -> nn.Module:
     return nn.Sequential(
         nn.Linear(12, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 16), nn.Tanh(), nn.Linear(16, 5)

@@ -26,6 +26,9 @@ from tests.coverage.torch_cases import Function
 from tests.coverage.torch_models import Bert, mlp, vgg
 from tests.frontend.evaluate import evaluate
 
+# What torch.export.save warns of itself.
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+
 
 def _save(module: nn.Module, example: Tensor, path: Path, *, functional: bool = False) -> Path:
     batch = {0: torch.export.Dim("batch")}

@@ -129,11 +129,7 @@ def _numbers(raw: bytes, meta: Mapping[str, Any], where: str) -> Array:
     if min([first, *shape, *strides]) < 0 or (0 not in shape and last >= len(flat)):
         raise ModelError(f"{where} is longer than what is stored of it", _SAVE_AGAIN)
     bytes_each = [s * flat.itemsize for s in strides]
-    view = np.lib.stride_tricks.as_strided(flat[first:], shape, bytes_each, writeable=False)
-    if "float" in kind and not np.isfinite(view.astype(np.float32)).all():
-        # A mask of minus infinity is one; any other weight is refused where it is used.
-        view = np.where(np.isneginf(view), np.float32(-np.inf), view)
-    return view
+    return np.lib.stride_tricks.as_strided(flat[first:], shape, bytes_each, writeable=False)
 
 
 def _whole(given: Mapping[str, Any]) -> int:
