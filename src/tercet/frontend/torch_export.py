@@ -29,28 +29,30 @@ def export_live(module: Foreign, example_inputs: Foreign) -> Exported:
         program, name = module, "model"
     else:
         program = _export(module, _example(example_inputs, name))
-    # PyTorch takes apart what has no row here; with that, nothing is left that works in place.
-    table = {
-        operation: rule
-        for operation, rule in torch.export.default_decompositions().items()
-        if operation in _missing(program)
-    }
+    missing, in_place = _unready(program)
     buffer = io.BytesIO()
     with _quiet():
-        torch.export.save(program.run_decompositions(table), buffer)
+        if missing or in_place:
+            # PyTorch takes apart what has no row here; with that, nothing is left that works in
+            # place.
+            table = torch.export.default_decompositions()
+            program = program.run_decompositions({k: v for k, v in table.items() if k in missing})
+        torch.export.save(program, buffer)
     return read(buffer, name)
 
 
-def _missing(program: Foreign) -> set[Foreign]:
-    """Return the operations of a program that have no row."""
-    return {
-        node.target
-        for node in program.graph.nodes
-        if node.op == "call_function"
-        and isinstance(node.target, torch._ops.OpOverload)
-        and find(f"{node.target._schema.name.partition('::')[2]}.{node.target._overloadname}")
-        is None
-    }
+def _unready(program: Foreign) -> tuple[set[Foreign], bool]:
+    """Return the operations of a program that have no row, and whether any works in place."""
+    missing, in_place = set(), False
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes:
+            if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+                continue
+            name = node.target._schema.name.partition("::")[2]
+            if find(f"{name}.{node.target._overloadname}") is None:
+                missing.add(node.target)
+            in_place |= node.target._schema.is_mutable
+    return missing, in_place
 
 
 def _example(given: Foreign, name: str) -> Foreign:
