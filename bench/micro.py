@@ -2,10 +2,11 @@
 
     python -m bench.micro [--json FILE]
 
-ReLU on 10^6 elements (window of 28 bits), a matrix product 1024 x 1024 x 1024 with its truncation,
-softmax on (128, 10), sigmoid, reciprocal, exp and GELU on 10^5 (window of 28 bits). Prints medians, payload bytes an element and rounds. A repetition takes as
-long as at its slowest worker. The bound of the matrix product is five such products at the
-kernel's rate of the same run over two cores.
+ReLU on 10^6 elements, a matrix product 1024 x 1024 x 1024 with its truncation, softmax on
+(128, 10), sigmoid, reciprocal, exp and GELU on 10^5; comparisons on a window of 28 bits. Prints
+medians, payload bytes an element and rounds. A repetition takes as long as at its slowest worker.
+The bound of the matrix product is five such products at the kernel's rate of the same run over two
+cores.
 """
 
 from __future__ import annotations

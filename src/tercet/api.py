@@ -27,7 +27,8 @@ from tercet.crypto.identity import PublicIdentity
 from tercet.errors import InputError
 from tercet.frontend.models import trace_model
 from tercet.frontend.traced import Traced
-from tercet.preflight import Preflight, preflight
+from tercet.preflight.check import preflight
+from tercet.preflight.report import Preflight
 from tercet.program.program import Program
 from tercet.program.serving import Mode, Release
 from tercet.service.client import Client, TopK, check_input

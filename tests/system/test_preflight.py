@@ -15,8 +15,13 @@ from keras import layers as L
 from torch import nn
 
 import tercet
-from tercet.errors import InputError, ModelError
-from tercet.preflight import Verdict
+from tercet.crypto.prg import fresh
+from tercet.errors import InputError, IntegrityError, ModelError
+from tercet.preflight.report import Verdict
+from tercet.protocol.replicated.sharing import deal
+from tercet.ring.fixed import encode
+from tercet.runtime.batch import INPUT_NAME
+from tercet.service.messages import Answer, Predict
 from tests.coverage.torch_models import Bert
 from tests.frontend.models import one_layer
 
@@ -79,6 +84,24 @@ def test_the_cost_is_what_a_request_costs() -> None:
     assert cost is not None
     assert cost.bytes == report.bytes
     assert cost.rounds <= report.rounds
+
+
+def test_other_fractional_bits_are_another_program() -> None:
+    """A client that was told of 12 fractional bits is refused by workers that hold 16."""
+    traced = {f: tercet.trace(lambda x, w: x @ w, (4,), np.ones((4, 2)), scale=f) for f in (12, 16)}
+    twelve = tercet.lower(traced[12]).program.digest()
+    assert twelve != tercet.lower(traced[16]).program.digest()
+    with tercet.LocalCluster(quiet=True) as cluster:
+        tercet.share(traced[16], cluster, "m")
+        tercet.serve("m", cluster)
+        with tercet.connect(cluster) as client:
+            known = client.describe("m")
+            words = encode(np.ones((1, 4)), 12, "input")
+            bodies = [
+                Predict(fresh(16), known.id, twelve, 1, pair) for pair in deal({INPUT_NAME: words})
+            ]
+            with pytest.raises(IntegrityError, match="another program"):
+                client._connection.call_all(bodies, Answer, 20)
 
 
 def test_token_ids_over_three_workers() -> None:

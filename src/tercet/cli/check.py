@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tercet.errors import ConfigError, TercetError
-from tercet.preflight import Layer, Preflight, Verdict, decimals
+from tercet.preflight.report import Layer, Preflight, Verdict, decimals
 
 
 def load_model(model: str) -> Any:

@@ -9,6 +9,7 @@ PyTorch's own decompositions first.
 
 from __future__ import annotations
 
+from tercet.frontend.aten.activations import ACTIVATIONS
 from tercet.frontend.aten.attention import ATTENTION
 from tercet.frontend.aten.creating import CREATING
 from tercet.frontend.aten.elementwise import ELEMENTWISE
@@ -16,17 +17,20 @@ from tercet.frontend.aten.normalising import NORMALISING
 from tercet.frontend.aten.operation import Operation, Refused, plain
 from tercet.frontend.aten.recurrent import RECURRENT
 from tercet.frontend.aten.reducing import REDUCING
+from tercet.frontend.aten.resizing import RESIZING
 from tercet.frontend.aten.shaping import SHAPING
 from tercet.frontend.aten.spatial import SPATIAL
 
 #: By the name of the operation, with its overload where overloads differ.
 OPERATIONS: dict[str, Operation] = {
+    **ACTIVATIONS,
     **ATTENTION,
     **CREATING,
     **ELEMENTWISE,
     **NORMALISING,
     **RECURRENT,
     **REDUCING,
+    **RESIZING,
     **SHAPING,
     **SPATIAL,
 }

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from tercet.frontend.aten.dtypes import Dtype
-from tercet.frontend.aten.operation import Item, Operation, Refused, elements
+from tercet.frontend.aten.operation import Item, Operation, elements
 from tercet.frontend.foreign import Foreign
 
 
@@ -17,17 +17,6 @@ def _numpy(name: str) -> Operation:
         import jax.numpy as jnp
 
         return getattr(jnp, name)(*args)
-
-    return elements(function)
-
-
-def _nn(name: str) -> Operation:
-    """Return the row of an operation that ``jax.nn`` has under ``name``."""
-
-    def function(x: Foreign, *args: Item) -> Item:
-        import jax
-
-        return getattr(jax.nn, name)(x)
 
     return elements(function)
 
@@ -62,109 +51,20 @@ def _pow(x: Item, exponent: Item) -> Item:
     return jnp.power(x, exponent)
 
 
-def _gelu(x: Foreign, *, approximate: str = "none") -> Foreign:
-    import jax
-
-    return jax.nn.gelu(x, approximate=approximate == "tanh")
-
-
-def _mish(x: Foreign) -> Foreign:
-    import jax
-    import jax.numpy as jnp
-
-    return x * jnp.tanh(jax.nn.softplus(x))
-
-
-def _softplus(x: Foreign, beta: float = 1, threshold: float = 20) -> Foreign:
-    # Above the threshold PyTorch returns x, which differs by less than exp(-20).
-    import jax
-
-    return jax.nn.softplus(x) if beta == 1 else jax.nn.softplus(x * beta) / beta
-
-
-def _elu(x: Foreign, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Foreign:
-    import jax.numpy as jnp
-
-    below = jnp.where(x > 0, 0.0, x)
-    inner = below if input_scale == 1 else below * input_scale
-    result = jnp.where(x > 0, x, alpha * jnp.expm1(inner))
-    return result if scale == 1 else result * scale
-
-
-def _celu(x: Foreign, alpha: float = 1) -> Foreign:
-    return _elu(x, alpha, 1, 1 / alpha)
-
-
-def _selu(x: Foreign) -> Foreign:
-    return _elu(x, 1.6732632423543772, 1.0507009873554805)
-
-
-def _clamp(x: Foreign, least: Item = None, most: Item = None, **names: Item) -> Foreign:
-    import jax.numpy as jnp
-
-    least, most = names.get("min", least), names.get("max", most)
-    if least is not None:
-        x = jnp.maximum(x, least)
-    return x if most is None else jnp.minimum(x, most)
-
-
-def _hardtanh(x: Foreign, least: float = -1, most: float = 1) -> Foreign:
-    return _clamp(x, least, most)
-
-
-def _relu6(x: Foreign) -> Foreign:
-    return _clamp(x, 0.0, 6.0)
-
-
-def _hardsigmoid(x: Foreign) -> Foreign:
-    return _relu6(x + 3) * (1 / 6)
-
-
-def _hardswish(x: Foreign) -> Foreign:
-    return x * _hardsigmoid(x)
-
-
-def _leaky(x: Foreign, slope: Item = 0.01) -> Foreign:
-    import jax.numpy as jnp
-
-    return jnp.where(x >= 0, x, x * slope)
-
-
-def _prelu(x: Foreign, slope: Foreign) -> Foreign:
-    """``slope`` has one number, or one a channel along axis 1."""
-    if slope.ndim == 1 and x.ndim > 1:
-        slope = slope.reshape((-1, *(1,) * (x.ndim - 2)))
-    return _leaky(x, slope)
-
-
 def _copy(x: Foreign, source: Item, *args: Item) -> Foreign:
     import jax.numpy as jnp
 
     return jnp.broadcast_to(jnp.asarray(source, x.dtype), x.shape)
 
 
-def _hardshrink(x: Foreign, size: float = 0.5) -> Foreign:
+def clamp(x: Foreign, least: Item = None, most: Item = None, **names: Item) -> Foreign:
+    """Return ``x`` brought between two bounds, either of which may be missing."""
     import jax.numpy as jnp
 
-    return jnp.where((x >= -size) & (x <= size), 0.0, x)
-
-
-def _softshrink(x: Foreign, size: float = 0.5) -> Foreign:
-    import jax.numpy as jnp
-
-    return jnp.maximum(x - size, 0) - jnp.maximum(-x - size, 0)
-
-
-def _threshold(x: Foreign, threshold: float, value: float) -> Foreign:
-    import jax.numpy as jnp
-
-    return jnp.where(x > threshold, x, value)
-
-
-def _tanhshrink(x: Foreign) -> Foreign:
-    import jax.numpy as jnp
-
-    return x - jnp.tanh(x)
+    least, most = names.get("min", least), names.get("max", most)
+    if least is not None:
+        x = jnp.maximum(x, least)
+    return x if most is None else jnp.minimum(x, most)
 
 
 def _where(test: Foreign, x: Item, y: Item) -> Foreign:
@@ -212,12 +112,6 @@ def _lerp(x: Foreign, y: Foreign, weight: Item) -> Foreign:
 
 def _addcmul(x: Foreign, y: Foreign, z: Foreign, *, value: float = 1) -> Foreign:
     return x + value * (y * z)
-
-
-def _dropout(x: Foreign, rate: float = 0.5, train: bool = False) -> Foreign:
-    if train and rate:
-        raise Refused("in training mode (export the module after module.eval())")
-    return x
 
 
 def _same(x: Item, *args: Item, **options: Item) -> Item:
@@ -281,41 +175,17 @@ ELEMENTWISE: dict[str, Operation] = {
     "bitwise_and": _numpy("bitwise_and"),
     "bitwise_or": _numpy("bitwise_or"),
     "bitwise_not": _numpy("bitwise_not"),
-    "relu": _nn("relu"),
-    "relu6": elements(_relu6),
-    "sigmoid": _nn("sigmoid"),
-    "log_sigmoid": _nn("log_sigmoid"),
     "tanh": _numpy("tanh"),
-    "silu": _nn("silu"),
-    "gelu": elements(_gelu),
-    "mish": elements(_mish),
-    "softplus": elements(_softplus),
-    "elu": elements(_elu),
-    "celu": elements(_celu),
-    "selu": elements(_selu),
-    "hardtanh": elements(_hardtanh),
-    "hardsigmoid": elements(_hardsigmoid),
-    "hardswish": elements(_hardswish),
-    "leaky_relu": elements(_leaky),
-    "prelu": Operation(_prelu),
-    "_prelu_kernel": elements(_leaky),
     "copy": Operation(_copy),
     "fill": Operation(_copy),
-    "hardshrink": elements(_hardshrink),
-    "softshrink": elements(_softshrink),
-    "tanhshrink": elements(_tanhshrink),
-    "threshold": elements(_threshold),
-    "clamp": elements(_clamp),
-    "clamp_min": elements(_clamp),
-    "clamp_max": elements(lambda x, most: _clamp(x, None, most)),
-    "clip": elements(_clamp),
+    "clamp": elements(clamp),
+    "clamp_min": elements(clamp),
+    "clamp_max": elements(lambda x, most: clamp(x, None, most)),
+    "clip": elements(clamp),
     "where": elements(_where),
     "masked_fill": elements(_masked_fill),
     "lerp": elements(_lerp),
     "addcmul": elements(_addcmul),
-    "dropout": elements(_dropout),
-    "feature_dropout": elements(_dropout),
-    "alpha_dropout": elements(_dropout),
     "to": elements(_cast),
     "_to_copy": elements(_cast),
     "type_as": elements(_cast),

@@ -1,4 +1,4 @@
-"""ATen operations over space: convolutions, pooling, resizing. All of them give images."""
+"""ATen operations over space: convolutions and pooling. All of them give images."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from tercet.frontend.aten.operation import Image, Item, Operation, Refused, channels_last, images
+from tercet.frontend.aten.resizing import along, per_axis, uneven
 from tercet.frontend.foreign import Foreign
-
-
-def _per_axis(value: Item, rank: int) -> tuple[int, ...]:
-    """Return one number for each axis, from one number or a list of one or all."""
-    numbers = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    return numbers * rank if len(numbers) == 1 else numbers
 
 
 def _single(x: Item, rank: int) -> tuple[Foreign, bool]:
@@ -68,7 +63,7 @@ def _conv(
     groups: int = 1,
 ) -> Item:
     rank = w.ndim - 2
-    dilations = _per_axis(dilation, rank)
+    dilations = per_axis(dilation, rank)
     if isinstance(padding, str):
         # "same" in PyTorch puts the odd one behind, as SAME does at stride 1.
         pads = [
@@ -76,12 +71,12 @@ def _conv(
             for k, d in zip(w.shape[2:], dilations, strict=True)
         ]
     else:
-        pads = [(p, p) for p in _per_axis(padding, rank)]
+        pads = [(p, p) for p in per_axis(padding, rank)]
     return _convolve(
         x,
         w,
         b,
-        strides=_per_axis(stride, rank),
+        strides=per_axis(stride, rank),
         padding=pads,
         dilation=dilations,
         groups=groups,
@@ -102,7 +97,7 @@ def _conv_transpose(
     import jax.numpy as jnp
 
     rank = w.ndim - 2
-    dilations = _per_axis(dilation, rank)
+    dilations = per_axis(dilation, rank)
     inner, outer = w.shape[0] // groups, w.shape[1]
     kernel = w.reshape((groups, inner, outer, *w.shape[2:])).swapaxes(1, 2)
     kernel = kernel.reshape((groups * outer, inner, *w.shape[2:]))
@@ -111,8 +106,8 @@ def _conv_transpose(
     for k, d, p, more in zip(
         w.shape[2:],
         dilations,
-        _per_axis(padding, rank),
-        _per_axis(output_padding, rank),
+        per_axis(padding, rank),
+        per_axis(output_padding, rank),
         strict=True,
     ):
         reach = d * (k - 1) - p
@@ -125,7 +120,7 @@ def _conv_transpose(
         padding=pads,
         dilation=dilations,
         groups=groups,
-        input_dilation=_per_axis(stride, rank),
+        input_dilation=per_axis(stride, rank),
     )
 
 
@@ -149,10 +144,10 @@ def _windows(
     shape: Sequence[int], kernel: Item, stride: Item, padding: Item, ceil: bool, rank: int
 ) -> tuple[tuple[int, ...], tuple[int, ...], list[tuple[int, int]]]:
     """Return windows, strides and paddings of a pooling over images of ``shape``."""
-    window = _per_axis(kernel, rank)
-    strides = _per_axis(stride, rank) if stride not in (None, []) else window
+    window = per_axis(kernel, rank)
+    strides = per_axis(stride, rank) if stride not in (None, []) else window
     pads = []
-    for d, k, s, p in zip(shape[1:-1], window, strides, _per_axis(padding, rank), strict=True):
+    for d, k, s, p in zip(shape[1:-1], window, strides, per_axis(padding, rank), strict=True):
         out = (d + 2 * p - k) // s + 1
         if ceil:
             out = -(-(d + 2 * p - k) // s) + 1
@@ -193,7 +188,7 @@ def _max_pool(rank: int, indices: bool) -> Operation:
     ) -> Item:
         import jax
 
-        if any(d != 1 for d in _per_axis(dilation, rank)):
+        if any(d != 1 for d in per_axis(dilation, rank)):
             raise Refused("with dilation")
         array, added = _single(x, rank)
         window, strides, pads = _windows(array.shape, kernel, stride, padding, ceil, rank)
@@ -221,7 +216,7 @@ def _avg_pool(rank: int) -> Operation:
         array, added = _single(x, rank)
         window, strides, pads = _windows(array.shape, kernel, stride, padding, ceil, rank)
         total = _reduce(array, 0.0, jax.lax.add, window, strides, pads)
-        own = _per_axis(padding, rank)
+        own = per_axis(padding, rank)
         behind = any(b > p for (_, b), p in zip(pads, own, strict=True))
         if divisor or not (behind or (any(own) and not count_include_pad)):
             return _result(total / (divisor or math.prod(window)), added)
@@ -250,7 +245,7 @@ def _adaptive_avg(x: Item, size: Item) -> Item:
         total = _reduce(array, 0.0, jax.lax.add, window, window, [(0, 0)] * rank)
         return _result(total / math.prod(window), added)
     for axis, out in enumerate(wanted, 1):
-        array = _along(array, axis, out, _shares(array.shape[axis], out))
+        array = along(array, axis, uneven(array.shape[axis], out))
     return _result(array, added)
 
 
@@ -264,67 +259,6 @@ def _adaptive_max(x: Item, size: Sequence[int]) -> Item:
     window = tuple(d // o for d, o in zip(array.shape[1:-1], size, strict=True))
     result = _reduce(array, -math.inf, jax.lax.max, window, window, [(0, 0)] * rank)
     return _result(result, added), None
-
-
-def _shares(size: int, out: int) -> Foreign:
-    """Return the (size, out) matrix of an average over uneven windows, made of public numbers."""
-    import jax.numpy as jnp
-
-    place, column = jnp.arange(size)[:, None], jnp.arange(out)[None, :]
-    first = (column * size) // out
-    last = ((column + 1) * size + out - 1) // out
-    return jnp.where((place >= first) & (place < last), 1.0 / (last - first), 0.0)
-
-
-def _along(array: Foreign, axis: int, out: int, matrix: Foreign) -> Foreign:
-    """Return ``array`` with ``axis`` multiplied by ``matrix``."""
-    import jax.numpy as jnp
-
-    return jnp.moveaxis(jnp.moveaxis(array, axis, -1) @ matrix, -1, axis)
-
-
-def _sizes(space: Sequence[int], size: Item, scales: Item) -> tuple[list[int], list[float]]:
-    """Return the size asked for and the step of each axis, from a size or from factors."""
-    if size is not None:
-        return list(size), [d / o for d, o in zip(space, size, strict=True)]
-    factors = list(_per_axis(scales, len(space)))
-    wanted = [int(d * f) for d, f in zip(space, factors, strict=True)]
-    return wanted, [1 / f for f in factors]
-
-
-def _nearest(x: Item, size: Item = None, scales: Item = None, *more: Item) -> Item:
-    import jax.numpy as jnp
-
-    array = channels_last(x, len(x.shape))
-    wanted, steps = _sizes(array.shape[1:-1], size, scales)
-    for axis, (out, step) in enumerate(zip(wanted, steps, strict=True), 1):
-        here = array.shape[axis]
-        if out % here == 0:
-            array = jnp.repeat(array, out // here, axis)
-        else:
-            place, column = jnp.arange(here)[:, None], jnp.arange(out)[None, :]
-            found = jnp.minimum(jnp.floor(column * step), here - 1)
-            array = _along(array, axis, out, jnp.where(place == found, 1.0, 0.0))
-    return Image(array)
-
-
-def _linear(
-    x: Item, size: Item = None, corners: bool = False, scales: Item = None, *more: Item
-) -> Item:
-    import jax.numpy as jnp
-
-    array = channels_last(x, len(x.shape))
-    wanted, steps = _sizes(array.shape[1:-1], size, scales)
-    for axis, (out, step) in enumerate(zip(wanted, steps, strict=True), 1):
-        here = array.shape[axis]
-        column = jnp.arange(out, dtype=jnp.float32)
-        if corners:
-            found = column * ((here - 1) / max(out - 1, 1))
-        else:
-            found = jnp.clip((column + 0.5) * step - 0.5, 0, here - 1)
-        distance = jnp.abs(found[None, :] - jnp.arange(here, dtype=jnp.float32)[:, None])
-        array = _along(array, axis, out, jnp.maximum(1 - distance, 0))
-    return Image(array)
 
 
 def _ranks(stem: str, make: Callable[[int], Operation]) -> dict[str, Operation]:
@@ -341,8 +275,4 @@ SPATIAL: dict[str, Operation] = {
     **_ranks("adaptive_avg_pool{}d", lambda rank: images(_adaptive_avg)),
     **_ranks("_adaptive_avg_pool{}d", lambda rank: images(_adaptive_avg)),
     **_ranks("adaptive_max_pool{}d", lambda rank: images(_adaptive_max)),
-    **_ranks("upsample_nearest{}d", lambda rank: images(_nearest)),
-    "upsample_linear1d": images(_linear),
-    "upsample_bilinear2d": images(_linear),
-    "upsample_trilinear3d": images(_linear),
 }
