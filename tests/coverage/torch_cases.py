@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from tests.coverage import torch_models as models
+from tests.coverage.run import marked
 
 IMAGE = (3, 8, 8)
 SERIES = (6, 8)
@@ -224,11 +225,4 @@ _APPROXIMATED = (
     "Tanh", "Softplus", "Softsign", "GLU", "Cosine", "std", "norm", "logsumexp",
 )  # fmt: skip
 _EXACT = ("ReLU", "Hard", "VGG", "ResNet", "MobileNet")
-CASES = {
-    name: replace(
-        case,
-        approximated=any(part in name for part in _APPROXIMATED)
-        and not any(part in name for part in _EXACT),
-    )
-    for name, case in CASES.items()
-}
+CASES = marked(CASES, _APPROXIMATED, _EXACT)

@@ -97,9 +97,8 @@ def test_other_fractional_bits_are_another_program() -> None:
         with tercet.connect(cluster) as client:
             known = client.describe("m")
             words = encode(np.ones((1, 4)), 12, "input")
-            bodies = [
-                Predict(fresh(16), known.id, twelve, 1, pair) for pair in deal({INPUT_NAME: words})
-            ]
+            name, pairs = fresh(16), deal({INPUT_NAME: words})
+            bodies = [Predict(name, known.id, twelve, 1, pair) for pair in pairs]
             with pytest.raises(IntegrityError, match="another program"):
                 client._connection.call_all(bodies, Answer, 20)
 
