@@ -24,7 +24,7 @@ from tercet.frontend.torch_rows import split_rows
 from tercet.frontend.values import Array
 
 _VERSION = 8
-_SAVE_AGAIN = "Save it again with torch.export.save, PyTorch 2.8 or newer"
+_SAVE_AGAIN = "Save it again with torch.export.save, PyTorch 2.13 or newer"
 
 #: ``ScalarType`` of the schema.
 _TYPES = {
