@@ -148,6 +148,8 @@ def test_a_damaged_file_is_a_fault_of_that_model_alone(
             for damage in damages:
                 with pytest.raises(WorkerError, match="greg cannot use model"):
                     client.predict(damage, rows)
+                with pytest.raises(WorkerError, match="greg cannot use model"):
+                    tercet.serve(damage, running, max_rows=3)
                 tercet.remove(damage, running)
         eventually(lambda: ready(running))
     finally:

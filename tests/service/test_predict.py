@@ -157,6 +157,21 @@ def test_life_of_a_model(cluster: LocalCluster, model: Lowered, rows: np.ndarray
     tercet.remove("limits", cluster)
 
 
+def test_all_three_are_ready_when_the_owner_is_answered(
+    cluster: LocalCluster, model: Lowered
+) -> None:
+    """Whoever asks next meets three workers that hold the same, loaded."""
+    for _ in range(12):
+        for change in (
+            lambda: tercet.share(model, cluster, "settled"),
+            lambda: tercet.serve("settled", cluster, output="argmax"),
+            lambda: tercet.stop("settled", cluster),
+            lambda: tercet.remove("settled", cluster),
+        ):
+            change()
+            assert [s.waiting_for for s in cluster.status()] == [[], [], []]
+
+
 @pytest.mark.parametrize(("clients", "requests"), [(1, 200), (8, 25)])
 def test_each_client_gets_its_own_answers(
     cluster: LocalCluster, client: Client, model: Lowered, clients: int, requests: int

@@ -28,7 +28,7 @@ class Check:
 
     Attributes:
         what: ``reach``, ``certificate``, ``version``, ``clock``, ``latency``, ``bandwidth``,
-            ``links`` or ``models``.
+            ``links``, ``ready`` or ``models``.
         worker: whom it is about; empty if all three.
         ok: the verdict.
         told: what was found.
@@ -64,7 +64,7 @@ def examine(cluster: ClusterConfig, identity: Identity) -> list[Check]:
             states.append(state if isinstance(state, Status) else None)
     for entry, found in zip(cluster.worker, states, strict=True):
         if found is not None:
-            checks.append(_links(entry, found, cluster, states))
+            checks += _standing(entry, found, cluster, states)
     checks += _models([s for s in states if s is not None])
     return checks
 
@@ -145,24 +145,40 @@ def _probe(connection: Connection, body: bytes) -> float:
     return time.perf_counter() - started
 
 
-def _links(
+def _standing(
     entry: WorkerEntry, state: Status, cluster: ClusterConfig, states: Sequence[Status | None]
-) -> Check:
-    """Judge a worker's links to the other two, of which only it can tell."""
+) -> Iterator[Check]:
+    """Judge a worker's links to the others, of which only it can tell, and what else it lacks."""
     others = [e for e in cluster.worker if e.name != entry.name]
-    if not state.waiting_for:
-        return Check("links", entry.name, True, f"to {others[0].name} and {others[1].name} stand")
     running = {s.name for s in states if s is not None}
     missing = [e for e in others if e.name in state.waiting_for]
-    remedies = [
-        f"Let {entry.name} and {e.name} reach each other at {e.address} and {e.data_address} and "
-        "at their own, with the same cluster.toml; see their logs"
-        if e.name in running
-        else f"Bring {e.name} back first"
-        for e in missing
-    ]
-    names = " and ".join(e.name for e in missing)
-    return Check("links", entry.name, False, f"no link to {names}", "; ".join(remedies))
+    if missing:
+        remedies = [
+            f"Let {entry.name} and {e.name} reach each other at {e.address} and {e.data_address} "
+            "and at their own, with the same cluster.toml; see their logs"
+            if e.name in running
+            else f"Bring {e.name} back first"
+            for e in missing
+        ]
+        names = " and ".join(e.name for e in missing)
+        yield Check("links", entry.name, False, f"no link to {names}", "; ".join(remedies))
+        return
+    yield Check("links", entry.name, True, f"to {others[0].name} and {others[1].name} stand")
+    faults = [f"{m.full_name}: {m.fault}" for m in state.models if m.fault]
+    if not state.waiting_for:
+        yield Check("ready", entry.name, True, "holds what the others hold, loaded")
+    elif faults:
+        remedy = f"Restore {entry.name}'s state folder from its backup, or share the model again"
+        yield Check("ready", entry.name, False, "; ".join(faults), remedy)
+    else:
+        yield Check(
+            "ready",
+            entry.name,
+            False,
+            f"waits for {', '.join(state.waiting_for)}",
+            "Wait some seconds (--wait 10); if it stays so, see its log, and let the owner remove "
+            "and share again what the workers hold differently",
+        )
 
 
 def _models(states: Sequence[Status]) -> Iterator[Check]:

@@ -110,7 +110,8 @@ def application(worker: Worker, gate: Gate) -> web.Application:
 
     async def commit(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        return worker.ownership.commit(owner, decode(await _body(request, MAX_SMALL), Commit).id)
+        body = await _body(request, MAX_SMALL)
+        return await worker.ownership.commit(owner, decode(body, Commit).id)
 
     async def change(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)

@@ -196,10 +196,16 @@ class Registry:
         Raises:
             NotFoundError: if there is none of that id.
         """
+        if (found := self.find(model)) is None:
+            raise NotFoundError("the model is not shared here", "It may have been removed")
+        return found
+
+    def find(self, model: bytes) -> Model | None:
+        """Return the committed model of an id, if there is one."""
         if model not in self._known:
             found = self._find(model)
             if found is None or not found.committed:
-                raise NotFoundError("the model is not shared here", "It may have been removed")
+                return None
             self._known[model] = found
         return self._known[model]
 

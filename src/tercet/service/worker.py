@@ -73,6 +73,9 @@ MAX_HELD = 1 << 30
 MAX_QUEUE = 512
 #: Seconds that requests under way have when the worker is told to stop.
 STOP_SECONDS = 10.0
+#: Seconds for which an owner's answer waits until all three workers are ready with what was asked.
+SETTLE_SECONDS = 10.0
+_SETTLE_POLL = 0.005
 #: Longest wait that a busy worker asks for.
 _MAX_RETRY = 60
 _TICK = 1.0
@@ -128,7 +131,9 @@ class Worker:
         self.registry = Registry(state, self._changed)
         self.links = PeerLinks(index, identity, cluster.worker, self._received, self._link_changed)
         self._agreement = Agreement(index, self._names, self.links.send)
-        self.ownership = Ownership(index, self.registry, self._agreement, self._peers, self._reload)
+        self.ownership = Ownership(
+            index, self.registry, self._agreement, self._peers, self._reload, self._settled
+        )
         self._reconciler = Reconciler(
             self.registry,
             self._names,
@@ -434,8 +439,27 @@ class Worker:
                 command = self._load(self.registry.by_id(model))
             except TercetError:
                 command = Unload(model)
-                self._plane().loaded.pop(model, None)
+            self._plane().loaded.pop(model, None)
             self._plane().send(command)
+
+    async def _settled(self, models: Sequence[bytes]) -> None:
+        """Wait until the peers hold these models alike and the data plane has loaded them.
+
+        ``SETTLE_SECONDS`` at most, and not for a peer that is lost: what was done stands.
+
+        Raises:
+            WorkerError: if the data plane cannot load one.
+        """
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < deadline:
+            loaded = self._plane().loaded
+            kept = [m for m in map(self.registry.find, models) if m is not None]
+            for model in kept:
+                if (fault := loaded.get(model.id)) is not None:
+                    raise to_error(fault, f"worker {self.name} cannot use model {model.name!r}")
+            if all(m.id in loaded for m in kept) and self._reconciler.agreed(models, kept):
+                return
+            await asyncio.sleep(_SETTLE_POLL)
 
     def _changed(self) -> None:
         self._reconciler.changed()
