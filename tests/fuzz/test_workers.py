@@ -48,6 +48,8 @@ from tercet.service.messages import (
     Held,
     Inventory,
     Offer,
+    Ping,
+    Pong,
     Policy,
     Predict,
     Prepare,
@@ -130,6 +132,8 @@ def _gossip(rng: Random, model: Description) -> bytes:
         Accepted(number, [name() for _ in range(count)]),
         Inventory([held] * min(count, 3)),
         Counted(model.id, digest[:16], [CountedRequest(name(), "x" * 100, number)]),
+        Ping(number, digest * min(count, 3)),
+        Pong(number),
     )
     return encode([rng.choice(messages) for _ in range(rng.choice((1, 1, 2)))])
 

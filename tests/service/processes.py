@@ -35,6 +35,15 @@ def ready(cluster: LocalCluster) -> bool:
     return all(getattr(s, "ready", False) for s in cluster.status())
 
 
+def await_ready(cluster: LocalCluster, seconds: float) -> None:
+    """Wait until all three are ready; if they are not in time, say what each waits for."""
+    try:
+        eventually(lambda: ready(cluster), seconds)
+    except AssertionError:
+        told = [getattr(s, "waiting_for", s) for s in cluster.status()]
+        raise AssertionError(f"not ready within {seconds:g} s: {told}") from None
+
+
 def restart(cluster: LocalCluster, name: str) -> subprocess.Popen[bytes]:
     """Start a worker that is gone again, as its operator would."""
     command = [sys.executable, "-m", "tercet.cli", "worker", "--config"]

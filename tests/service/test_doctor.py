@@ -38,6 +38,9 @@ def test_a_healthy_cluster(cluster: LocalCluster, model: Lowered) -> None:
                 assert 0 < (values[entry.name, "latency"] or 0) < 1
                 assert (values[entry.name, "bandwidth"] or 0) > 1e6
                 assert abs(values[entry.name, "clock"] or 0) < 1
+                for other in cluster.config.worker:
+                    if other.name != entry.name:
+                        assert (values[entry.name, f"line to {other.name}"] or 0) > 1e6
             told = [c.told for c in checks if c.what == "models"]
             assert any("owner/examined" in t and "at julia, greg, me" in t for t in told)
     finally:

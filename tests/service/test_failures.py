@@ -216,8 +216,8 @@ def test_no_route_returns_shares(own_cluster: LocalCluster) -> None:
     import inspect
 
     source = inspect.getsource(application)
-    replies = {"Status", "Description", "Answer", "NoneType", "Failure"}
-    assert source.count("async def ") == 14
+    replies = {"Status", "Description", "Answer", "Line", "NoneType", "Failure"}
+    assert source.count("async def ") == 15
     for name in replies - {"NoneType"}:
         fields = {f.name: f.type for f in msgspec.structs.fields(getattr(messages, name))}
         holders = [n for n, t in fields.items() if "Summand" in str(t) or "OutputPart" in str(t)]

@@ -1,7 +1,8 @@
 """Workers killed at random moments, while others ask, share, serve and remove: nothing is lost.
 
-After each restart, without an operator: ready within 10 s, the same models, policies and counts at
-all three, at most as many answers as the policy allows, and every answer right.
+After each restart, without an operator: ready again, the same models, policies and counts at all
+three, at most as many answers as the policy allows, and every answer right. The slow test holds
+ready to 10 s; on a machine that is busy with other tests a time would decide nothing.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from tercet.errors import TercetError
 from tercet.service.cluster import LocalCluster
 from tercet.service.messages import Status
 from tests.service.conftest import dense_model, reference
-from tests.service.processes import alive, children, end, eventually, ready, restart
+from tests.service.processes import alive, await_ready, children, end, eventually, restart
 
 NAMES = ("julia", "greg", "me")
 LIMIT = 100_000
 READY_SECONDS = 10.0
+BUSY_SECONDS = 60.0
 
 
 class Load:
@@ -87,7 +89,7 @@ def held(state: Status) -> list[tuple[object, ...]]:
     )
 
 
-def kill_and_restart(model: Lowered, kills: int, seed: int) -> None:
+def kill_and_restart(model: Lowered, kills: int, seed: int, within: float) -> None:
     choose = random.Random(seed)
     with LocalCluster(quiet=True) as cluster:
         tercet.share(model, cluster, "kept")
@@ -108,18 +110,18 @@ def kill_and_restart(model: Lowered, kills: int, seed: int) -> None:
                 started = time.monotonic()
                 running[victim] = restart(cluster, NAMES[victim])
                 pids[victim] = running[victim].pid
-                eventually(lambda: ready(cluster), READY_SECONDS)
+                await_ready(cluster, within)
                 slowest = max(slowest, time.monotonic() - started)
                 load.stop()
                 assert not load.wrong
                 answered += load.answered
-                eventually(lambda: ready(cluster), READY_SECONDS)
+                await_ready(cluster, within)
 
                 def equal() -> bool:
                     first, second, third = (held(s) for s in cluster.status())
                     return first == second == third
 
-                eventually(equal, 5)
+                eventually(equal)
                 (kept,) = (m for m in cluster.status()[0].models if m.name == "kept")
                 assert answered <= kept.used_requests <= LIMIT
             assert answered > 0
@@ -131,10 +133,10 @@ def kill_and_restart(model: Lowered, kills: int, seed: int) -> None:
 
 
 def test_nine_kills(model: Lowered) -> None:
-    kill_and_restart(model, 9, seed=1)
+    kill_and_restart(model, 9, seed=1, within=BUSY_SECONDS)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_two_hundred_kills(model: Lowered) -> None:
-    kill_and_restart(model, 200, seed=2)
+    kill_and_restart(model, 200, seed=2, within=READY_SECONDS)

@@ -13,12 +13,14 @@ from tercet.errors import TercetError, TransportError
 from tercet.service.config import ClusterConfig, WorkerEntry
 from tercet.service.connection import Connection
 from tercet.service.http import MAX_PROBE
-from tercet.service.messages import Description, Status
+from tercet.service.messages import Description, Line, Status
 
 #: Clocks may differ by this many seconds: a policy's expiry is a time.
 MAX_CLOCK_DIFFERENCE = 5.0
 
 _TIMEOUT = 15.0
+#: A worker gives each of its pings 10 s.
+_LINES_TIMEOUT = 150.0
 _PINGS = 5
 
 
@@ -28,7 +30,7 @@ class Check:
 
     Attributes:
         what: ``reach``, ``certificate``, ``version``, ``clock``, ``latency``, ``bandwidth``,
-            ``links``, ``ready`` or ``models``.
+            ``links``, ``line to NAME``, ``ready`` or ``models``.
         worker: whom it is about; empty if all three.
         ok: the verdict.
         told: what was found.
@@ -59,6 +61,8 @@ def examine(cluster: ClusterConfig, identity: Identity) -> list[Check]:
             if isinstance(state, Status):
                 checks += _healthy(entry, state, (asked + time.time()) / 2)
                 checks += _network(entry, connection)
+                if not _missing(cluster, state):
+                    checks += _lines(entry, connection)
             else:
                 checks.append(_unreachable(entry, state))
             states.append(state if isinstance(state, Status) else None)
@@ -138,11 +142,28 @@ def _network(entry: WorkerEntry, connection: Connection) -> Iterator[Check]:
         yield Check("latency", entry.name, False, error.message, error.remedy)
 
 
+def _lines(entry: WorkerEntry, connection: Connection) -> Iterator[Check]:
+    """Tell what a worker measures of its lines to the other two."""
+    try:
+        (lines,) = connection.ask_all("/v1/lines", [None], list[Line], _LINES_TIMEOUT)
+    except TercetError as error:
+        yield Check("lines", entry.name, False, error.message, error.remedy)
+        return
+    for line in lines:
+        told = f"{line.latency * 1e3:.1f} ms there and back, {line.bandwidth * 8 / 1e6:.0f} Mbit/s"
+        yield Check(f"line to {line.peer}", entry.name, True, told, value=line.bandwidth)
+
+
 def _probe(connection: Connection, body: bytes) -> float:
     """Return the seconds that a worker takes to receive ``body`` and answer."""
     started = time.perf_counter()
     connection.ask_all("/v1/probe", [body], int, _TIMEOUT)
     return time.perf_counter() - started
+
+
+def _missing(cluster: ClusterConfig, state: Status) -> list[WorkerEntry]:
+    """Return the workers to which a worker has no link."""
+    return [e for e in cluster.worker if e.name != state.name and e.name in state.waiting_for]
 
 
 def _standing(
@@ -151,8 +172,7 @@ def _standing(
     """Judge a worker's links to the others, of which only it can tell, and what else it lacks."""
     others = [e for e in cluster.worker if e.name != entry.name]
     running = {s.name for s in states if s is not None}
-    missing = [e for e in others if e.name in state.waiting_for]
-    if missing:
+    if missing := _missing(cluster, state):
         remedies = [
             f"Let {entry.name} and {e.name} reach each other at {e.address} and {e.data_address} "
             "and at their own, with the same cluster.toml; see their logs"

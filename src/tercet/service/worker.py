@@ -38,6 +38,7 @@ from tercet.service.counts import Request
 from tercet.service.dataplane import Peer, Setup
 from tercet.service.dataprocess import DataProcess
 from tercet.service.failures import to_error
+from tercet.service.lines import Lines
 from tercet.service.logs import Style
 from tercet.service.messages import (
     Accepted,
@@ -50,6 +51,8 @@ from tercet.service.messages import (
     Job,
     Load,
     PeerMessage,
+    Ping,
+    Pong,
     Predict,
     Run,
     Status,
@@ -130,6 +133,7 @@ class Worker:
         self.metrics = Metrics()
         self.registry = Registry(state, self._changed)
         self.links = PeerLinks(index, identity, cluster.worker, self._received, self._link_changed)
+        self.lines = Lines(self._names, self._peers, self.links.send)
         self._agreement = Agreement(index, self._names, self.links.send)
         self.ownership = Ownership(
             index, self.registry, self._agreement, self._peers, self._reload, self._settled
@@ -354,6 +358,8 @@ class Worker:
             self._batches.received(peer, message)
         elif isinstance(message, Inventory | Counted):
             self._reconciler.received(peer, message)
+        elif isinstance(message, Ping | Pong):
+            self.lines.received(peer, message)
         elif isinstance(message, Withdraw):
             refusal = to_error(message.reason, self._names[peer])
             if not self._batches.withdraw(message.id, refusal):
