@@ -45,8 +45,10 @@ from tercet.service.messages import (
     Describe,
     Description,
     Failure,
+    Farewell,
     Held,
     Inventory,
+    Leave,
     Offer,
     Ping,
     Policy,
@@ -134,6 +136,8 @@ def _gossip(rng: Random, model: Description) -> bytes:
         Counted(model.id, digest[:16], [CountedRequest(name(), "x" * 100, number)]),
         Ping(number, digest * min(count, 3)),
         Pong(number),
+        Leave(),
+        Farewell(),
     )
     return encode([rng.choice(messages) for _ in range(rng.choice((1, 1, 2)))])
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tercet.crypto.identity import Identity
+from tercet.net.tls import client_context
 from tercet.service.cluster import LocalCluster
+from tercet.service.config import split_address
 
+NAMES = ("julia", "greg", "me")
 PATIENCE = 15.0
+#: For what takes a moment, on a machine that other tests keep busy.
+BUSY_SECONDS = 60.0
 
 
 def children(pid: int) -> list[int]:
@@ -44,7 +54,36 @@ def await_ready(cluster: LocalCluster, seconds: float) -> None:
         raise AssertionError(f"not ready within {seconds:g} s: {told}") from None
 
 
-def restart(cluster: LocalCluster, name: str) -> subprocess.Popen[bytes]:
+def get(cluster: LocalCluster, path: str, reader: Identity, worker: int = 0) -> tuple[int, str]:
+    """Return status and text of what a worker shows at a path."""
+    entry = cluster.config.worker[worker]
+    context = client_context(reader, entry.identity)
+    connection = http.client.HTTPSConnection(
+        *split_address(entry.address), context=context, timeout=10
+    )
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode(errors="replace")
+    finally:
+        connection.close()
+
+
+def metrics(cluster: LocalCluster) -> str:
+    return get(cluster, "/metrics", cluster.owner)[1]
+
+
+def rewrite(cluster: LocalCluster, **lists: list[str]) -> None:
+    """Change the lists in the three workers' files."""
+    for name in NAMES:
+        path = cluster.directory / f"{name}.toml"
+        text = path.read_text()
+        for key, values in lists.items():
+            text = re.sub(f"(?m)^{key} = .*$", f"{key} = {json.dumps(values)}", text)
+        path.write_text(text)
+
+
+def restart(cluster: LocalCluster, name: str, **environment: str) -> subprocess.Popen[bytes]:
     """Start a worker that is gone again, as its operator would."""
     command = [sys.executable, "-m", "tercet.cli", "worker", "--config"]
     with (cluster.directory / f"{name}.log").open("ab") as log:
@@ -52,6 +91,7 @@ def restart(cluster: LocalCluster, name: str) -> subprocess.Popen[bytes]:
             [*command, str(cluster.directory / f"{name}.toml"), "--with-parent"],
             stdin=subprocess.PIPE,
             stderr=log,
+            env={**os.environ, **environment},
         )
 
 

@@ -23,12 +23,19 @@ from tercet.errors import TercetError
 from tercet.service.cluster import LocalCluster
 from tercet.service.messages import Status
 from tests.service.conftest import dense_model, reference
-from tests.service.processes import alive, await_ready, children, end, eventually, restart
+from tests.service.processes import (
+    BUSY_SECONDS,
+    alive,
+    await_ready,
+    children,
+    end,
+    eventually,
+    restart,
+)
 
 NAMES = ("julia", "greg", "me")
 LIMIT = 100_000
 READY_SECONDS = 10.0
-BUSY_SECONDS = 60.0
 
 
 class Load:

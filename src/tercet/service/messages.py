@@ -273,7 +273,17 @@ class Pong(msgspec.Struct, frozen=True, tag=True):
     number: int
 
 
-PeerMessage = Offer | Withdraw | Run | Accepted | Inventory | Counted | Ping | Pong
+class Leave(msgspec.Struct, frozen=True, tag=True):
+    """I stop, and take no more requests: say when you have answered those that were counted."""
+
+
+class Farewell(msgspec.Struct, frozen=True, tag=True):
+    """I need you no more."""
+
+
+PeerMessage = (
+    Offer | Withdraw | Run | Accepted | Inventory | Counted | Ping | Pong | Leave | Farewell
+)
 
 
 # Between the two processes of one worker.

@@ -38,6 +38,7 @@ from tercet.service.counts import Request
 from tercet.service.dataplane import Peer, Setup
 from tercet.service.dataprocess import DataProcess
 from tercet.service.failures import to_error
+from tercet.service.leaving import Leaving
 from tercet.service.lines import Lines
 from tercet.service.logs import Style
 from tercet.service.messages import (
@@ -47,8 +48,10 @@ from tercet.service.messages import (
     Counted,
     Description,
     Done,
+    Farewell,
     Inventory,
     Job,
+    Leave,
     Load,
     PeerMessage,
     Ping,
@@ -134,6 +137,9 @@ class Worker:
         self.registry = Registry(state, self._changed)
         self.links = PeerLinks(index, identity, cluster.worker, self._received, self._link_changed)
         self.lines = Lines(self._names, self._peers, self.links.send)
+        self._leaving = Leaving(
+            self.links.send, lambda: self.links.connected, lambda: not self._running
+        )
         self._agreement = Agreement(index, self._names, self.links.send)
         self.ownership = Ownership(
             index, self.registry, self._agreement, self._peers, self._reload, self._settled
@@ -172,11 +178,15 @@ class Worker:
         self._ticker = asyncio.create_task(self._tick())
 
     async def drain(self) -> None:
-        """Take no more requests and wait for those under way, ``STOP_SECONDS`` at most."""
+        """Take no more requests and wait for those under way, the peers' too.
+
+        ``STOP_SECONDS`` at most.
+        """
         self._stopping = True
         deadline = time.monotonic() + STOP_SECONDS
         while self._under_way() and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
+        await self._leaving.part(deadline)
 
     async def stop(self) -> None:
         """End links and data plane; what waits is refused."""
@@ -276,6 +286,7 @@ class Worker:
                 self._answered[model.id] += 1
             finally:
                 self._running.pop(request.id, None)
+                self._leaving.check()
         finally:
             self._open[client.fingerprint] -= 1
             self._held[client.fingerprint] -= size
@@ -360,6 +371,8 @@ class Worker:
             self._reconciler.received(peer, message)
         elif isinstance(message, Ping | Pong):
             self.lines.received(peer, message)
+        elif isinstance(message, Leave | Farewell):
+            self._leaving.received(peer, message)
         elif isinstance(message, Withdraw):
             refusal = to_error(message.reason, self._names[peer])
             if not self._batches.withdraw(message.id, refusal):
