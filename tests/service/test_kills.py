@@ -13,6 +13,7 @@ import signal
 import subprocess
 import threading
 import time
+from typing import Self
 
 import numpy as np
 import pytest
@@ -52,7 +53,10 @@ class Load:
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         self._over.set()
         for thread in self._threads:
             thread.join(60)
@@ -106,20 +110,19 @@ def kill_and_restart(model: Lowered, kills: int, seed: int, within: float) -> No
         answered, slowest = 0, 0.0
         try:
             for kill in range(kills):
-                load = Load(cluster, model, seed + kill)
-                time.sleep(choose.uniform(0.0, 0.6))
-                victim = kill % 3
-                below = children(pids[victim])
-                os.kill(pids[victim], signal.SIGKILL)
-                eventually(lambda gone=(pids[victim], *below): not any(map(alive, gone)))
-                if (dead := running[victim]) is not None:
-                    end(dead)
-                started = time.monotonic()
-                running[victim] = restart(cluster, NAMES[victim])
-                pids[victim] = running[victim].pid
-                await_ready(cluster, within)
-                slowest = max(slowest, time.monotonic() - started)
-                load.stop()
+                with Load(cluster, model, seed + kill) as load:
+                    time.sleep(choose.uniform(0.0, 0.6))
+                    victim = kill % 3
+                    below = children(pids[victim])
+                    os.kill(pids[victim], signal.SIGKILL)
+                    eventually(lambda gone=(pids[victim], *below): not any(map(alive, gone)))
+                    if (dead := running[victim]) is not None:
+                        end(dead)
+                    started = time.monotonic()
+                    running[victim] = restart(cluster, NAMES[victim])
+                    pids[victim] = running[victim].pid
+                    await_ready(cluster, within)
+                    slowest = max(slowest, time.monotonic() - started)
                 assert not load.wrong
                 answered += load.answered
                 await_ready(cluster, within)
