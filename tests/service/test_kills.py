@@ -26,6 +26,7 @@ from tercet.service.messages import Status
 from tests.service.conftest import dense_model, reference
 from tests.service.processes import (
     BUSY_SECONDS,
+    NAMES,
     alive,
     await_ready,
     children,
@@ -34,7 +35,6 @@ from tests.service.processes import (
     restart,
 )
 
-NAMES = ("julia", "greg", "me")
 LIMIT = 100_000
 READY_SECONDS = 10.0
 
