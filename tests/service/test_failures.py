@@ -155,7 +155,7 @@ def test_nobody_there(own_cluster: LocalCluster, rows: np.ndarray) -> None:
     started = time.monotonic()
     with tercet.connect(elsewhere) as client, pytest.raises(TransportError, match=address):
         client.predict("dense", rows)
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 30
 
 
 def test_another_certificate_under_a_known_name(own_cluster: LocalCluster) -> None:

@@ -25,8 +25,8 @@ from tercet.service.cluster import LocalCluster
 from tercet.service.messages import Status
 from tests.service.conftest import dense_model, reference
 from tests.service.processes import (
-    BUSY_SECONDS,
     NAMES,
+    PATIENCE,
     alive,
     await_ready,
     children,
@@ -143,7 +143,7 @@ def kill_and_restart(model: Lowered, kills: int, seed: int, within: float) -> No
 
 
 def test_nine_kills(model: Lowered) -> None:
-    kill_and_restart(model, 9, seed=1, within=BUSY_SECONDS)
+    kill_and_restart(model, 9, seed=1, within=PATIENCE)
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ from tercet.service.config import write_toml
 from tercet.service.doctor import examine
 from tests.service.conftest import dense_model, reference
 from tests.service.processes import (
-    BUSY_SECONDS,
+    PATIENCE,
     alive,
     await_ready,
     children,
@@ -97,11 +97,11 @@ def test_a_client_that_vanishes_mid_request(running: LocalCluster, model: Lowere
     )
     client = subprocess.Popen([sys.executable, "-c", script])
     try:
-        eventually(lambda: "tercet_requests_under_way 1.0" in metrics(running), BUSY_SECONDS)
+        eventually(lambda: "tercet_requests_under_way 1.0" in metrics(running), PATIENCE)
     finally:
         client.kill()
         client.wait()
-    eventually(lambda: "tercet_requests_under_way 0.0" in metrics(running), BUSY_SECONDS)
+    eventually(lambda: "tercet_requests_under_way 0.0" in metrics(running), PATIENCE)
     asks(running, model)
     counts = {(m.used_requests, m.used_rows) for s in running.status() for m in s.models}
     ((requests, rows),) = counts
@@ -191,7 +191,7 @@ def test_a_worker_of_another_version(
     greg.start(PYTHONPATH=str(tmp_path))
     log = running.directory / "julia.log"
     told = "the peer speaks version 2 of the worker protocol, not 1; trying on"
-    eventually(lambda: told in log.read_text(), BUSY_SECONDS)
+    eventually(lambda: told in log.read_text(), PATIENCE)
     checks = {(c.worker, c.what): c for c in examine(running.config, running.owner)}
     assert checks["greg", "version"].told == f"9.9, and {__version__} here"
     assert checks["greg", "version"].remedy == "Install the same version of Tercet everywhere"
@@ -199,10 +199,10 @@ def test_a_worker_of_another_version(
     started = time.monotonic()
     with tercet.connect(running) as client, pytest.raises(TransportError, match="waits for"):
         client.predict("dense", np.zeros((1, 8)))
-    assert time.monotonic() - started < BUSY_SECONDS
+    assert time.monotonic() - started < PATIENCE
     greg.kill()
     greg.start()
-    await_ready(running, BUSY_SECONDS)
+    await_ready(running, PATIENCE)
     asks(running, model)
 
 
@@ -239,17 +239,17 @@ def test_a_worker_with_another_program(running: LocalCluster, greg: Again, model
         write(other_program())
         different = [f"{n} to hold the same of dense@1" for n in ("julia", "me")]
         eventually(
-            lambda: getattr(running.status()[1], "waiting_for", [])[-2:] == different, BUSY_SECONDS
+            lambda: getattr(running.status()[1], "waiting_for", [])[-2:] == different, PATIENCE
         )
         started = time.monotonic()
         with pytest.raises(IntegrityError, match="hold different models under 'dense'"):
             new.predict("dense", np.zeros((1, 8)))
         with pytest.raises(IntegrityError, match=r"another program|different models"):
             knows.predict("dense", np.zeros((1, 8)))
-        assert time.monotonic() - started < BUSY_SECONDS
+        assert time.monotonic() - started < PATIENCE
     checks = [c for c in examine(running.config, running.owner) if not c.ok]
     assert {c.what for c in checks} == {"ready", "models"}
     assert all(c.remedy for c in checks)
     write(right)
-    await_ready(running, BUSY_SECONDS)
+    await_ready(running, PATIENCE)
     asks(running, model)

@@ -156,7 +156,7 @@ def test_policies_that_make_no_sense(
         pytest.raises((RefusedError, InputError), match=words),
     ):
         connection.ask_all("/v1/change", [change] * 3, Description, 20)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     assert client.describe("terms").policy == before
 
 

@@ -251,7 +251,7 @@ def test_an_inconsistent_sharing_is_refused(client: Client, worker: int, positio
     started = time.monotonic()
     with pytest.raises(IntegrityError, match="do not belong together"):
         request(client, [tuple(p) for p in pairs])
-    assert time.monotonic() - started < 5, "a worker waited in vain"
+    assert time.monotonic() - started < 15, "a worker waited in vain"
     assert client.describe("dense").used_requests == used
 
 
@@ -315,7 +315,7 @@ def test_an_id_that_is_under_way_disturbs_nobody(client: Client, model: Lowered)
         stop.set()
         attacker.join(60)
     assert not wrong
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 100
     states = client._connection.ask_all("/v1/status", [None] * 3, Status, 10)
     assert len({next(m for m in s.models if m.id == known.id).used_requests for s in states}) == 1
 
