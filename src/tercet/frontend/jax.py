@@ -178,7 +178,7 @@ def _apply(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
         return evaluate(node, known)
     rule = RULES.get(node.name)
     if rule is None:
-        raise low.unsupported(node.name)
+        raise low.unsupported(node.name, str(node.params.get("detail", "")))
     try:
         results = rule(low, node, args)
         return [_typed(r, o) for r, o in zip(results, node.outputs, strict=True)]
