@@ -177,17 +177,21 @@ class Optimizer:
         momentum = self.settings["momentum"]
         if not momentum:
             return low.to_scale(change, STATE_SCALE)
-        name = f"{weight.name}/momentum"
-        old = self.slot(low, name, weight.value, STATE_SCALE)
         # The slot holds minus what Keras holds: what is to be taken off the weight.
-        new = low.to_scale(
-            low.add_small(low.times(old, momentum, _MOMENTUM_BITS), change), STATE_SCALE
-        )
-        self.slots.append((name, old, new))
+        new = self._with_momentum(low, weight, change)
         if not self.settings["nesterov"]:
             return new
         ahead = low.add_small(low.times(new, momentum, _MOMENTUM_BITS), change)
         return low.to_scale(ahead, STATE_SCALE)
+
+    def _with_momentum(self, low: StepLowering, weight: Weight, change: Secret) -> Secret:
+        """Update the slot of the momentum and return it."""
+        name = f"{weight.name}/momentum"
+        old = self.slot(low, name, weight.value, STATE_SCALE)
+        kept = low.times(old, self.settings["momentum"], _MOMENTUM_BITS)
+        new = low.to_scale(low.add_small(kept, change), STATE_SCALE)
+        self.slots.append((name, old, new))
+        return new
 
     def _mean_square(self, low: StepLowering, weight: Weight, g: Secret, decay: float) -> Secret:
         """Update the mean square; return it plus epsilon squared (RMSprop: plus epsilon)."""
@@ -244,13 +248,7 @@ class Optimizer:
         momentum = self.settings["momentum"]
         if not momentum:
             return low.to_scale(change, STATE_SCALE)
-        name = f"{weight.name}/momentum"
-        old = self.slot(low, name, weight.value, STATE_SCALE)
-        new = low.to_scale(
-            low.add_small(low.times(old, momentum, _MOMENTUM_BITS), change), STATE_SCALE
-        )
-        self.slots.append((name, old, new))
-        return new
+        return self._with_momentum(low, weight, change)
 
 
 def optimizer_of(model: Foreign, steps: int, rows: int) -> Optimizer:
