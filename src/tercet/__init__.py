@@ -12,13 +12,17 @@ if TYPE_CHECKING:
         Description,
         LocalCluster,
         Lowered,
+        Preflight,
         TopK,
+        Traced,
+        check,
         connect,
         lower,
         remove,
         serve,
         share,
         stop,
+        trace,
     )
     from tercet.errors import TercetError
 
@@ -30,15 +34,19 @@ __all__ = [
     "Description",
     "LocalCluster",
     "Lowered",
+    "Preflight",
     "TercetError",
     "TopK",
+    "Traced",
     "__version__",
+    "check",
     "connect",
     "lower",
     "remove",
     "serve",
     "share",
     "stop",
+    "trace",
 ]
 
 

@@ -45,10 +45,14 @@ from tercet.service.messages import (
     Describe,
     Description,
     Failure,
+    Farewell,
     Held,
     Inventory,
+    Leave,
     Offer,
+    Ping,
     Policy,
+    Pong,
     Predict,
     Prepare,
     Run,
@@ -130,6 +134,10 @@ def _gossip(rng: Random, model: Description) -> bytes:
         Accepted(number, [name() for _ in range(count)]),
         Inventory([held] * min(count, 3)),
         Counted(model.id, digest[:16], [CountedRequest(name(), "x" * 100, number)]),
+        Ping(number, digest * min(count, 3)),
+        Pong(number),
+        Leave(),
+        Farewell(),
     )
     return encode([rng.choice(messages) for _ in range(rng.choice((1, 1, 2)))])
 

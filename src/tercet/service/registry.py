@@ -11,6 +11,7 @@ was killed in between into line with the others.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ from tercet.program.verify import decode
 from tercet.service import audit, counts, proposals
 from tercet.service.audit import Event
 from tercet.service.counts import Request
-from tercet.service.database import open_database, transaction
+from tercet.service.database import lock_folder, open_database, transaction
 from tercet.service.messages import Change, Policy, ShareDigests
 from tercet.service.model import Model
 from tercet.service.proposals import Proposal
@@ -61,10 +62,14 @@ class Registry:
         self._db = open_database(folder)
         self._files = folder / "models"
         try:
+            self._lock = lock_folder(folder)
             self._files.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             self._db.close()
             raise ConfigError(f"cannot use {self._files}: {error}", "Check its owner") from None
+        except ConfigError:
+            self._db.close()
+            raise
         self._changed = changed
         self._known: dict[bytes, Model] = {}  # what the database holds, until the next change
         self._programs: dict[tuple[bytes, Release], tuple[Program, bytes, str]] = {}
@@ -79,6 +84,7 @@ class Registry:
         with contextlib.suppress(Exception):
             self.flush()
         self._db.close()
+        os.close(self._lock)
 
     def path(self, model: bytes) -> Path:
         """Return the file of a model's shares."""
@@ -196,10 +202,16 @@ class Registry:
         Raises:
             NotFoundError: if there is none of that id.
         """
+        if (found := self.find(model)) is None:
+            raise NotFoundError("the model is not shared here", "It may have been removed")
+        return found
+
+    def find(self, model: bytes) -> Model | None:
+        """Return the committed model of an id, if there is one."""
         if model not in self._known:
             found = self._find(model)
             if found is None or not found.committed:
-                raise NotFoundError("the model is not shared here", "It may have been removed")
+                return None
             self._known[model] = found
         return self._known[model]
 
@@ -238,8 +250,12 @@ class Registry:
         Raises:
             NotFoundError: if there is none.
         """
-        bare = asked.name.rpartition("/")[2]
-        found = [m for m in self._named(bare) if m.owner_key == owner_key]
+        owner, slash, bare = asked.name.rpartition("/")
+        found = [
+            m
+            for m in self._named(bare)
+            if m.owner_key == owner_key and (not slash or m.owner == owner)
+        ]
         if not found:
             raise _unknown(asked.name)
         if asked.remove:
