@@ -105,11 +105,9 @@ def kills(steps: int, victims: list[int]) -> None:
                 assert [s for s, _ in told] == sorted({s for s, _ in told})
                 assert told[-1][0] == steps
             eventually(lambda: ready(cluster), 60)
-            files = [
-                len(list(Path(cluster.directory / f"{n}-state" / "trainings").iterdir()))
-                for n in NAMES
-            ]
-            assert files == [1, 1, 1]  # what the receiver may fetch, and no checkpoint
+            folders = [Path(cluster.directory / f"{n}-state" / "trainings") for n in NAMES]
+            # What the receiver may fetch; leavings of a kill go within two minutes.
+            eventually(lambda: [len(list(f.iterdir())) for f in folders] == [1, 1, 1], 120)
         finally:
             for process in running:
                 if process is not None:

@@ -256,6 +256,7 @@ class Trainings:
                 self._record(run, asked, done)
             except BaseException:
                 run.position = None
+                self._runs.store.path(asked.id).unlink(missing_ok=True)
                 raise
             run.seconds = (time.monotonic() - started) / asked.steps
         if done.saved is not None:
