@@ -81,7 +81,7 @@ def test_loss_curve_of_two_hundred_steps() -> None:
     stack = [layers.AveragePooling2D(4), layers.Flatten(), layers.Dense(16, activation="relu")]
     model = keras.Sequential([keras.Input((28, 28, 1)), *stack, layers.Dense(10)])
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss)
+    model.compile(keras.optimizers.SGD(0.02, momentum=0.9), loss)
     traced = trace_training(model, ROWS, 200, metrics=("loss",))
     rng = np.random.default_rng(0)
     labels = np.eye(10, dtype=np.float32)[digits.y_train]
