@@ -35,6 +35,9 @@ from tercet.service.client import Client, TopK, check_input
 from tercet.service.cluster import Cluster, LocalCluster
 from tercet.service.messages import Description, Policy
 from tercet.service.owner import Owner
+from tercet.service.training_party import TrainingProgress
+from tercet.training.parties import Training, fit, propose
+from tercet.training.parties import find as find_training
 
 __all__ = [
     "Client",
@@ -45,9 +48,14 @@ __all__ = [
     "Preflight",
     "TopK",
     "Traced",
+    "Training",
+    "TrainingProgress",
     "check",
     "connect",
+    "find_training",
+    "fit",
     "lower",
+    "propose",
     "remove",
     "serve",
     "share",

@@ -116,6 +116,7 @@ class _Recorder:
 
     def see(self, value: int, held: Value) -> None:
         """Take in a value by its number in the program."""
+        assert not isinstance(held, tuple)  # no prediction keeps the bits of its ReLUs
         words = held if isinstance(held, np.ndarray) else held.parts[0]
         made = value - len(self.program.inputs)
         if not words.size or self.program.type_of(value).form is Form.BIT:

@@ -27,6 +27,7 @@ from tercet.service.messages import (
     encode,
 )
 from tercet.service.pipe import HEADER, message_size, write_framed
+from tercet.service.training_messages import TrainJob
 
 _log = logging.getLogger("tercet.worker")
 
@@ -96,7 +97,7 @@ class DataProcess:
             with contextlib.suppress(WorkerError):  # the process has gone, and the jobs with it
                 self.send(Void())
 
-    def submit(self, job: Job) -> asyncio.Future[Done]:
+    def submit(self, job: Job | TrainJob) -> asyncio.Future[Done]:
         """Queue a job (its number is set here); the future fails if the job does."""
         self._number += 1
         future: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
