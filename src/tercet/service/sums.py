@@ -53,6 +53,7 @@ class Sums:
     Args:
         name: this worker's.
         transport: the links to the two other workers.
+        arena: the memory that the control process shares with this one.
         tell: passes an event to the control process.
         timeout: seconds to wait for one message of a peer.
     """
@@ -61,16 +62,19 @@ class Sums:
         self,
         name: str,
         transport: Transport,
+        arena: memoryview,
         tell: Callable[[SumEvent | Failed], None],
         timeout: float,
     ) -> None:
         self._name = name
         self._index = transport.index
         self._transport = transport
+        self._arena = arena
         self._tell = tell
         self._timeout = timeout
-        self._commands: queue.SimpleQueue[tuple[SumCommand, list[bytearray]]] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[SumCommand] = queue.SimpleQueue()
         self._sums: dict[bytes, tuple[RunningSum, int]] = {}
+        self._latest: tuple[bytes, Share | None] = (b"", None)
         self._drawing = ThreadPoolExecutor(1)
         self._noise: tuple[tuple[int, int], Future[_Noise]] | None = None
 
@@ -78,25 +82,24 @@ class Sums:
         """Begin to take commands."""
         threading.Thread(target=self._serve, daemon=True).start()
 
-    def put(self, command: SumCommand, bodies: list[bytearray]) -> None:
-        """Queue a command and the arrays that came with it."""
-        self._commands.put((command, bodies))
+    def put(self, command: SumCommand) -> None:
+        """Queue a command."""
+        self._commands.put(command)
 
     def _serve(self) -> None:
         while True:
-            command, bodies = self._commands.get()
+            command = self._commands.get()
             if isinstance(command, DropSum):
                 self._sums.pop(command.epoch, None)
             elif isinstance(command, DrawNoise):
                 self._draw(command.words, command.variance)
             else:
-                self._tell(self._run(command, bodies))
-            del bodies  # they may be large, and the next ones long in coming
+                self._tell(self._run(command))
 
-    def _run(self, job: _Job, bodies: list[bytearray]) -> SumEvent | Failed:
+    def _run(self, job: _Job) -> SumEvent | Failed:
         try:
             if isinstance(job, FoldJob):
-                return self._fold(job, bodies)
+                return self._fold(job)
             if isinstance(job, FinishJob):
                 return self._finish(job)
             return self._release(job)
@@ -107,10 +110,13 @@ class Sums:
             _log.exception("aggregation job %d failed", job.number)
             return Failed(job.number, to_failure(error))
 
-    def _fold(self, job: FoldJob, bodies: list[bytearray]) -> Folded:
+    def _fold(self, job: FoldJob) -> Folded:
         total = self._take(job.epoch, job.position, job.words)
-        coming = iter(bodies)
-        halves = [[Half(s, b"" if s else next(coming)) for s in pair] for pair in job.seeds]
+        places = iter(job.places)
+        halves = [
+            [Half(s, b"" if s else self._array(next(places), job.words)) for s in pair]
+            for pair in job.seeds
+        ]
         pairs = [(first, second) for first, second in halves]
         checked = Checked(job.words, job.bound, job.heaviest)
         context = job.epoch + job.position.to_bytes(8, "little")
@@ -119,6 +125,9 @@ class Sums:
         self._sums[job.epoch] = total, job.position + 1
         return Folded(job.number, passed)
 
+    def _array(self, place: int, words: int) -> memoryview:
+        return self._arena[place : place + 8 * words]
+
     def _finish(self, job: FinishJob) -> Finished:
         total = self._take(job.epoch, job.position, job.words)
         noise = self._drawn(job.words, job.variance) if job.variance else None
@@ -126,14 +135,18 @@ class Sums:
             share = noisy_sum(session, total, noise, self._timeout)
         first, second = (Summand(arrays={TENSOR: _encoded(p)}) for p in share.parts)
         digests = write_shares(Path(job.path), job.id, self._index, 0, (first, second), {})
+        self._latest = job.id, share
         if job.variance:
             self._draw(job.words, job.variance)
         return Finished(job.number, digests.first, digests.second, digests.public)
 
     def _release(self, job: ReleaseJob) -> Released:
-        digests = ShareDigests(job.first, job.second, job.public)
-        pair, _ = read_summands(Path(job.path), job.id, self._index, 0, digests)
-        share: Share = expand(pair, TENSOR, (job.words,))
+        known, share = self._latest
+        if known != job.id or share is None:
+            digests = ShareDigests(job.first, job.second, job.public)
+            pair, _ = read_summands(Path(job.path), job.id, self._index, 0, digests)
+            share = expand(pair, TENSOR, (job.words,))
+        self._latest = b"", None
         return Released(job.number, release(share))
 
     def _take(self, epoch: bytes, position: int, words: int) -> RunningSum:
