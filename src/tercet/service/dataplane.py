@@ -110,7 +110,6 @@ class DataPlane:
     def serve(self) -> None:
         """Obey the control process until it closes the pipe."""
         threading.Thread(target=self._watch, daemon=True).start()
-        self._sums.start()
         while (command := self._next()) is not None:
             if isinstance(command, Load):
                 self._tell(self._load(command))
