@@ -240,14 +240,6 @@ class Rounds:
             if (open_round := self._rounds.get(key)) is not None and open_round.asked is asked:
                 open_round.asked = None
 
-    def draw_ahead(self, agreement: bytes) -> None:
-        """Let noise be drawn for an agreement that has come to hold."""
-        try:
-            terms = self._require(agreement)
-            self._plane().send(DrawNoise(terms.words, terms.variance))
-        except TercetError:
-            return  # not signed by all, or no aggregation
-
     # What peers say, and what time asks for.
 
     def received(self, peer: int, message: SumMessage) -> None:
@@ -372,6 +364,8 @@ class Rounds:
                     f"{MAX_OPEN} rounds of {terms.name!r} are under way", "Close one first"
                 )
             self._rounds[key] = Round(key, terms, self._peers)
+            with contextlib.suppress(WorkerError):  # then drawn when it is needed
+                self._plane().send(DrawNoise(terms.words, terms.variance))
         return self._rounds[key]
 
     # Doing what worker 0 announces.

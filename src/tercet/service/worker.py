@@ -143,7 +143,6 @@ class Worker:
             self.registry,
             [w.identity.fingerprint for w in cluster.worker],
             listed,
-            self._agreement_changed,
         )
         self.sharings = Sharings(index, self.registry, self._agreement, state / "sharings")
         workers = [w.identity for w in cluster.worker]
@@ -475,9 +474,6 @@ class Worker:
 
     def _changed(self) -> None:
         self._reconciler.changed()
-
-    def _agreement_changed(self, digest: bytes) -> None:
-        self.rounds.draw_ahead(digest)
 
     def _missing(self) -> list[str]:
         data = self._data.connected if self._data is not None else set()
