@@ -40,7 +40,7 @@ from tercet.service.messages import (
 from tercet.service.metrics import METRICS_TYPE
 from tercet.service.peers import PATH
 from tercet.service.roster import Lists
-from tercet.service.rounds import Body
+from tercet.service.round_contributions import Body
 from tercet.service.sum_messages import HEAD_BYTES, AskSum, Contribute
 from tercet.service.terms import MAX_DOCUMENT
 from tercet.service.training_messages import Ask, Attach

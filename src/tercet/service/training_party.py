@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tercet.errors import IntegrityError
+from tercet.errors import InputError, IntegrityError
 from tercet.protocol.replicated.sharing import combine
 from tercet.ring.fixed import decode
 from tercet.service.config import WORKERS
