@@ -144,7 +144,7 @@ def _metrics(told: Sequence[Sequence[Metric]], rows: int) -> dict[str, list[tupl
     opened: dict[str, list[tuple[int, float]]] = {}
     for key, metric in held[0].items():
         if all(key in h for h in held):
-            total = decode(combine([h[key].part for h in held], ()), metric.scale)
+            total = decode(combine([h[key].part for h in held], (1,)), metric.scale)
             count = rows * (metric.last - metric.first)
-            opened.setdefault(metric.name, []).append((metric.last, float(total) / count))
+            opened.setdefault(metric.name, []).append((metric.last, float(total[0]) / count))
     return opened
