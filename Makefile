@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+JOBS ?= 2
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test test-r test-slow lint types bench bench-peers clean install
@@ -20,8 +21,8 @@ $(STAMP): pyproject.toml $(shell find native -type f 2>/dev/null)
 demo: $(STAMP)  ## Train a small network, share it with three workers, ask it three times
 	$(BIN)/tercet demo $(if $(DATA),--data $(DATA))
 
-test: lint types  ## All that CI runs, but for the slow tests
-	$(BIN)/python -m pytest -m "not slow"
+test: lint types  ## All that CI runs, but for the slow tests; JOBS=1 for one process
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --benchmark-disable
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow --timeout 3600

@@ -48,10 +48,14 @@ from tercet.service.messages import (
     Description,
     Discard,
     Failure,
+    Farewell,
     Held,
     Inventory,
+    Leave,
     Offer,
+    Ping,
     Policy,
+    Pong,
     Predict,
     Prepare,
     Propose,
@@ -176,6 +180,10 @@ def _gossip(rng: Random, model: Description) -> bytes:
         Standing(digest, "running", [Position(number, name()) for _ in range(count)]),
         Inventory([held] * min(count, 3)),
         Counted(model.id, digest[:16], [CountedRequest(name(), "x" * 100, number)]),
+        Ping(number, digest * min(count, 3)),
+        Pong(number),
+        Leave(),
+        Farewell(),
     )
     return encode([rng.choice(messages) for _ in range(rng.choice((1, 1, 2)))])
 

@@ -155,7 +155,7 @@ def test_nobody_there(own_cluster: LocalCluster, rows: np.ndarray) -> None:
     started = time.monotonic()
     with tercet.connect(elsewhere) as client, pytest.raises(TransportError, match=address):
         client.predict("dense", rows)
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 30
 
 
 def test_another_certificate_under_a_known_name(own_cluster: LocalCluster) -> None:
@@ -216,8 +216,8 @@ def test_no_route_returns_shares(own_cluster: LocalCluster) -> None:
     import inspect
 
     source = inspect.getsource(application)
-    replies = {"Status", "Description", "Answer", "NoneType", "Failure"}
-    assert source.count("async def ") == 14
+    replies = {"Status", "Description", "Answer", "Line", "NoneType", "Failure"}
+    assert source.count("async def ") == 15
     for name in replies - {"NoneType"}:
         fields = {f.name: f.type for f in msgspec.structs.fields(getattr(messages, name))}
         holders = [n for n, t in fields.items() if "Summand" in str(t) or "OutputPart" in str(t)]
