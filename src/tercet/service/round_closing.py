@@ -88,6 +88,8 @@ class Closing:
             return await self._release(stored, terms)
         finally:
             del self._table.asked[key]
+            if asked is not None:
+                asked.settled.set()  # a close that waits for it must not wait for ever
             if (
                 open_round := self._table.rounds.get(key)
             ) is not None and open_round.asked is asked:
