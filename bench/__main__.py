@@ -27,6 +27,7 @@ PARTS = {
     "slow": 120,
     "first": 120,
     "resnet50": 180,
+    "bert": 180,
     "private": 60,
     "aggregate": 300,
     "training": 180,
