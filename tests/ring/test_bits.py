@@ -58,6 +58,14 @@ def test_expand_mask(n: int, seed: int) -> None:
     np.testing.assert_array_equal(kernels.expand_mask(plane, n), oracle.expand_mask(plane, n))
 
 
+@relaxed
+@given(st.integers(0, 200), st.integers(0, 2**32))
+def test_project(n: int, seed: int) -> None:
+    groups = -(-n // 64)
+    x, rows, plane = words(seed, n), words(seed + 1, groups, 64), words(seed + 2, groups)
+    np.testing.assert_array_equal(kernels.project(x, rows, plane), oracle.project(x, rows, plane))
+
+
 @pytest.mark.parametrize("bits", range(1, 65))
 @pytest.mark.parametrize("n", [0, 1, 7, 63, 64, 65, 200])
 def test_packing(n: int, bits: int) -> None:

@@ -18,7 +18,7 @@ import tercet
 from tercet.api import Lowered
 from tercet.errors import ConfigError, TercetError, TransportError, WorkerError
 from tercet.net.sockets import bind
-from tercet.service import messages
+from tercet.service import messages, sum_messages
 from tercet.service.cluster import CLUSTER_FILE, LocalCluster
 from tercet.service.config import load_cluster, load_worker
 from tercet.service.http import application
@@ -217,8 +217,10 @@ def test_no_route_returns_shares(own_cluster: LocalCluster) -> None:
 
     source = inspect.getsource(application)
     replies = {"Status", "Description", "Answer", "Line", "NoneType", "Failure"}
-    assert source.count("async def ") == 15
-    for name in replies - {"NoneType"}:
-        fields = {f.name: f.type for f in msgspec.structs.fields(getattr(messages, name))}
+    assert source.count("async def ") == 29
+    kinds = [getattr(messages, name) for name in replies - {"NoneType"}]
+    kinds += [sum_messages.Told, messages.Agreed, messages.Deposited]
+    for kind in kinds:
+        fields = {f.name: f.type for f in msgspec.structs.fields(kind)}
         holders = [n for n, t in fields.items() if "Summand" in str(t) or "OutputPart" in str(t)]
-        assert holders == (["part"] if name == "Answer" else [])
+        assert holders == (["part"] if kind in (messages.Answer, sum_messages.Told) else [])

@@ -21,6 +21,7 @@ from tercet.crypto.identity import PublicIdentity
 from tercet.errors import NotFoundError, RefusedError
 from tercet.program.program import MALFORMED
 from tercet.service import audit
+from tercet.service.aggregation_terms import AggregationTerms
 from tercet.service.audit import Event
 from tercet.service.messages import Agreed, Sign
 from tercet.service.registry import Registry
@@ -30,11 +31,13 @@ from tercet.service.training_terms import TrainingTerms
 _log = logging.getLogger("tercet.worker")
 
 #: Every kind of document that a worker understands; their tags tell them apart.
-Document: TypeAlias = TrainingTerms
+Document: TypeAlias = TrainingTerms | AggregationTerms
 
 APPROVAL, WITHDRAWAL = "agreement", "withdrawal"
 #: Agreements that one identity may have proposed here.
 MAX_PROPOSED = 1000
+#: Signatures that a process remembers to have verified.
+_MAX_VERIFIED = 100_000
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS agreements (
     digest BLOB PRIMARY KEY, document BLOB NOT NULL, proposer TEXT NOT NULL, time REAL NOT NULL);
@@ -67,6 +70,7 @@ class Agreements:
         self._workers = tuple(workers)
         self._listed = listed
         self._changed = changed
+        self._verified: set[tuple[bytes, str, bytes]] = set()
         self._db.executescript(_SCHEMA)
 
     def propose(self, proposer: PublicIdentity, document: bytes) -> Agreed:
@@ -188,10 +192,9 @@ class Agreements:
                     "Its holder approves it first: `tercet approve`",
                     "agreement",
                 )
-            certificate, signature = signed[fingerprint]
-            identity = PublicIdentity.from_der(certificate)
-            identity.verify(APPROVAL, digest, signature)
+            self._verify(digest, fingerprint, *signed[fingerprint])
             if fingerprint not in listed:
+                identity = PublicIdentity.from_der(signed[fingerprint][0])
                 raise RefusedError(
                     f"{identity}, who signed the agreement {_short(digest)}, is not on this "
                     "worker's lists any more",
@@ -212,6 +215,14 @@ class Agreements:
         raise RefusedError(
             f"{fingerprint[:16]} is not on this worker's lists", "Its operator can list it"
         )
+
+    def _verify(self, digest: bytes, signer: str, certificate: bytes, signature: bytes) -> None:
+        """Verify a stored signature, once in the life of this process: a round asks thrice."""
+        if (digest, signer, signature) not in self._verified:
+            PublicIdentity.from_der(certificate).verify(APPROVAL, digest, signature)
+            if len(self._verified) >= _MAX_VERIFIED:
+                self._verified.clear()
+            self._verified.add((digest, signer, signature))
 
     def check_withdrawn(self, digest: bytes) -> None:
         """Refuse an agreement that somebody has withdrawn from.
@@ -255,7 +266,7 @@ def read_document(document: bytes) -> Document:
             f"a document of {len(document)} bytes", f"{MAX_DOCUMENT} bytes are the most"
         )
     try:
-        terms = msgspec.msgpack.decode(document, type=Document)
+        terms: Document = msgspec.msgpack.decode(document, type=Document)
     except MALFORMED as error:
         raise RefusedError(
             f"not a document of this version: {error}",

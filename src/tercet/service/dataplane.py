@@ -32,6 +32,7 @@ from tercet.program.verify import verify_release
 from tercet.protocol.base import Share
 from tercet.runtime.batch import run_batch
 from tercet.runtime.session import Session
+from tercet.service.arena import map_arena
 from tercet.service.failures import to_failure
 from tercet.service.logs import Style, set_up_logging
 from tercet.service.messages import (
@@ -50,6 +51,8 @@ from tercet.service.messages import (
 )
 from tercet.service.pipe import Incoming, write_message
 from tercet.service.shares import load_shares
+from tercet.service.sum_messages import SumCommand
+from tercet.service.sums import Sums
 from tercet.service.trainer import Trainer
 from tercet.service.training_messages import TrainJob
 
@@ -80,6 +83,7 @@ class Setup(msgspec.Struct, frozen=True):
     key: str
     peers: list[Peer]
     listen_fd: int
+    arena_fd: int
     log: Style = "text"
 
 
@@ -104,6 +108,9 @@ class DataPlane:
         self._models: dict[bytes, _Held] = {}
         self._trainer = Trainer(setup.index)
         self._lock = threading.Lock()
+        self._sums = Sums(
+            setup.name, transport, map_arena(setup.arena_fd), self._tell, MESSAGE_TIMEOUT
+        )
         self._output = os.fdopen(os.dup(1), "wb")
         # Nothing else may write where the control process reads messages.
         os.dup2(2, 1)
@@ -135,7 +142,11 @@ class DataPlane:
                 message = self._incoming.read()
                 if message is None:
                     return None
-                self._ahead.append(msgspec.msgpack.decode(message, type=Command))
+                command = msgspec.msgpack.decode(message, type=Command)
+                if isinstance(command, SumCommand):
+                    self._sums.put(command)
+                else:
+                    self._ahead.append(command)
             command = self._ahead.popleft()
             voided = any(isinstance(later, Void) for later in self._ahead)
             if not (isinstance(command, Job | TrainJob) and voided):

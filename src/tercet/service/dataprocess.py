@@ -7,6 +7,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -27,6 +28,14 @@ from tercet.service.messages import (
     encode,
 )
 from tercet.service.pipe import HEADER, message_size, write_framed
+from tercet.service.sum_messages import (
+    Finished,
+    FinishJob,
+    Folded,
+    FoldJob,
+    Released,
+    ReleaseJob,
+)
 from tercet.service.training_messages import TrainJob
 
 _log = logging.getLogger("tercet.worker")
@@ -49,7 +58,7 @@ class DataProcess:
         self._setup = setup
         self._models = models
         self._process: asyncio.subprocess.Process | None = None
-        self._jobs: dict[int, asyncio.Future[Done]] = {}
+        self._jobs: dict[int, asyncio.Future[Any]] = {}
         self._number = 0
         self._watcher: asyncio.Task[None] | None = None
         self.connected: set[int] = set()
@@ -99,8 +108,25 @@ class DataProcess:
 
     def submit(self, job: Job | TrainJob) -> asyncio.Future[Done]:
         """Queue a job (its number is set here); the future fails if the job does."""
+        return self._submit(job)
+
+    def submit_fold(self, job: FoldJob) -> asyncio.Future[Folded]:
+        """Queue a job on contributions, whose arrays lie in the shared memory."""
+        return self._submit(job)
+
+    def submit_finish(self, job: FinishJob) -> asyncio.Future[Finished]:
+        """Queue the end of a sum."""
+        return self._submit(job)
+
+    def submit_release(self, job: ReleaseJob) -> asyncio.Future[Released]:
+        """Queue the release of a stored sum."""
+        return self._submit(job)
+
+    def _submit(
+        self, job: Job | TrainJob | FoldJob | FinishJob | ReleaseJob
+    ) -> asyncio.Future[Any]:
         self._number += 1
-        future: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         try:
             self.send(msgspec.structs.replace(job, number=self._number))
         except WorkerError as error:
@@ -110,7 +136,7 @@ class DataProcess:
         return future
 
     async def _spawn(self) -> None:
-        fds = (self._setup.listen_fd,)
+        fds = (self._setup.listen_fd, self._setup.arena_fd)
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

@@ -6,10 +6,18 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+import aiohttp
 from aiohttp import web
 
 from tercet.crypto.identity import PublicIdentity
-from tercet.errors import BusyError, RefusedError, SecurityError, TercetError
+from tercet.errors import (
+    BusyError,
+    InputError,
+    RefusedError,
+    SecurityError,
+    TercetError,
+    TransportError,
+)
 from tercet.net.tls import peer_identity
 from tercet.service.calls import PATH as CALLS_PATH
 from tercet.service.calls import SOCKETS, answer_calls, close_calls
@@ -32,6 +40,8 @@ from tercet.service.messages import (
 from tercet.service.metrics import METRICS_TYPE
 from tercet.service.peers import PATH
 from tercet.service.roster import Lists
+from tercet.service.round_contributions import Body
+from tercet.service.sum_messages import HEAD_BYTES, AskSum, Contribute
 from tercet.service.terms import MAX_DOCUMENT
 from tercet.service.training_messages import Ask, Attach
 from tercet.service.worker import Worker
@@ -168,6 +178,16 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         digest = decode(await _body(request, MAX_SMALL), Show).digest
         return worker.agreements.show(reader, digest)
 
+    async def contribute(request: web.Request) -> object:
+        who = gate.caller(request, gate.members)
+        head, body = await _framed(request)
+        await worker.rounds.contribute(who, decode(head, Contribute), body)
+        return None
+
+    async def aggregate(request: web.Request) -> object:
+        who = gate.caller(request, gate.members)
+        return await worker.rounds.ask(who, decode(await _body(request, MAX_PROPOSAL), AskSum))
+
     async def attach(request: web.Request) -> object:
         party = gate.caller(request, gate.members)
         body = await _body(request, MAX_PACKAGE)
@@ -247,6 +267,8 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         ("/v1/sharings/prepare", deposit),
         ("/v1/sharings/commit", deposited),
         ("/v1/sharings/remove", discard),
+        ("/v1/sums/contribute", contribute),
+        ("/v1/sums/aggregate", aggregate),
         ("/v1/agreements", agreements),
         ("/v1/agreements/propose", propose),
         ("/v1/agreements/sign", sign),
@@ -273,6 +295,38 @@ async def _body(request: web.Request, limit: int) -> bytes:
             f"Send at most {limit} bytes, not compressed, with their length",
         )
     return await request.read()
+
+
+async def _framed(request: web.Request) -> tuple[bytes, Body]:
+    """Return the head of a contribution, and what reads the rest of it when its turn has come.
+
+    Raises:
+        RefusedError: if there is none of a small announced length.
+    """
+    length, stream = request.content_length or 0, request.content
+    size = 0
+    if "Content-Encoding" not in request.headers and length >= HEAD_BYTES:
+        size = int.from_bytes(await stream.readexactly(HEAD_BYTES), "little")
+    if not 0 < size <= min(MAX_SMALL, length - HEAD_BYTES):
+        raise RefusedError("a malformed contribution", "Use Tercet's own client")
+
+    async def body(room: memoryview) -> None:
+        if length - HEAD_BYTES - size != len(room):
+            raise InputError(
+                f"a contribution of {length - HEAD_BYTES - size} bytes",
+                f"The agreement is about updates of {len(room)} bytes",
+            )
+        filled = 0
+        try:
+            async for chunk in stream.iter_any():
+                room[filled : filled + len(chunk)] = chunk
+                filled += len(chunk)
+        except (aiohttp.ClientError, OSError):
+            filled = -1
+        if filled != len(room):
+            raise TransportError("the contribution broke off", "Contribute again")
+
+    return await stream.readexactly(size), body
 
 
 async def _ask(request: web.Request) -> Ask:

@@ -16,6 +16,7 @@ from tercet.program.program import MALFORMED
 from tercet.program.serving import Release
 from tercet.program.types import Shape
 from tercet.protocol.replicated.sharing import OutputPart, Summand
+from tercet.service.sum_messages import SumCommand, SumEvent, SumMessage
 from tercet.service.training_messages import (
     FinishTraining,
     ShareDigests,
@@ -396,6 +397,7 @@ PeerMessage = (
     | TrainSteps
     | FinishTraining
     | Standing
+    | SumMessage
 )
 
 
@@ -470,8 +472,8 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     fault: Failure | None = None
 
 
-Command = Load | Unload | Job | TrainJob | Cancel | Void
-Event = Done | Failed | Links | Loaded
+Command = Load | Unload | Job | TrainJob | Cancel | Void | SumCommand
+Event = Done | Failed | Links | Loaded | SumEvent
 
 
 def decode(data: bytes | bytearray | memoryview, kind: type[T]) -> T:

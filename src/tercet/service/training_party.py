@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tercet.errors import IntegrityError
+from tercet.errors import InputError, IntegrityError
 from tercet.protocol.replicated.sharing import combine
 from tercet.ring.fixed import decode
 from tercet.service.config import WORKERS
@@ -16,6 +16,7 @@ from tercet.service.connection import most_telling
 from tercet.service.parties import TIMEOUT, Agreement, Party
 from tercet.service.training_messages import Ask, Attach, Fetched, Metric, Progress
 from tercet.service.training_store import CANCELLED, DONE, PROPOSED, RUNNING, STOPPED
+from tercet.service.training_terms import TrainingTerms
 
 _UPLOAD_TIMEOUT = 300.0
 
@@ -83,12 +84,15 @@ class TrainingParty(Party):
 
     def progress(self, agreement: Agreement, since: int = 0) -> TrainingProgress:
         """Return how a training stands, with metrics of steps from ``since`` on."""
+        terms = agreement.terms
+        if not isinstance(terms, TrainingTerms):
+            raise InputError(f"{terms.name!r} is no training", "Name an agreement on one")
         told = self._all("progress", agreement, since)
         status, message = _status(told)
         step = min(t.step for t in told)
         seconds = max(t.seconds for t in told)
         left = None if not seconds else (told[0].steps - step) * seconds
-        rows = agreement.terms.batch_size
+        rows = terms.batch_size
         return TrainingProgress(
             status,
             message,

@@ -117,8 +117,8 @@ class TrainingRequests:
             RefusedError: if the agreement does not name the caller as a receiver, does not hold
                 any more, or the training is not done.
         """
-        self._runs.terms(party, asked.digest)
-        terms = self._runs.agreements.require(asked.digest)
+        terms = self._runs.terms(party, asked.digest)
+        self._runs.agreements.require(asked.digest)
         if party.fingerprint not in terms.receivers:
             raise RefusedError(
                 f"the agreement opens no model to {party.name}",

@@ -32,6 +32,7 @@ from tercet.program.types import bind_shape
 from tercet.runtime.batch import INPUT_NAME
 from tercet.service.agreement import Agreement, Nonces, UnderWay, join_nonces
 from tercet.service.agreements import Agreements
+from tercet.service.arena import Arena
 from tercet.service.batches import Batches, Waiting
 from tercet.service.checks import binding, check_id, check_pair, check_size, pair_digests
 from tercet.service.config import WORKERS, ClusterConfig, split_address
@@ -70,7 +71,12 @@ from tercet.service.peers import PeerLinks
 from tercet.service.rates import Rates
 from tercet.service.reconcile import Reconciler
 from tercet.service.registry import Registry
+from tercet.service.round_order import MEMORY
+from tercet.service.round_records import Records
+from tercet.service.round_store import RoundStore
+from tercet.service.rounds import Rounds
 from tercet.service.sharings import Sharings
+from tercet.service.sum_messages import SumMessage
 from tercet.service.training_messages import FinishTraining, Standing, TrainSteps
 from tercet.service.training_requests import TrainingRequests
 from tercet.service.training_runs import Runs
@@ -159,6 +165,20 @@ class Worker:
             self._agreement_changed,
         )
         self.sharings = Sharings(index, self.registry, self._agreement, state / "sharings")
+        workers = [w.identity for w in cluster.worker]
+        self._arena = Arena(2 * MEMORY)
+        self.rounds = Rounds(
+            index,
+            self._names,
+            self.agreements,
+            self._agreement,
+            Records(index, identity, workers, self.links.send),
+            RoundStore(self.registry, state / "sums"),
+            self.links.send,
+            self._plane,
+            self._missing,
+            self._arena,
+        )
         self._reconciler = Reconciler(
             self.registry,
             self._names,
@@ -188,7 +208,7 @@ class Worker:
         for peer in self._peers:
             host, port = split_address(cluster.worker[peer].data_address)
             peers.append(Peer(peer, host, port, cluster.worker[peer].certificate))
-        self._setup = Setup(index, self.name, "", "", peers, data_fd, log)
+        self._setup = Setup(index, self.name, "", "", peers, data_fd, self._arena.fd, log)
         self._data: DataProcess | None = None
         self._ticker: asyncio.Task[None] | None = None
 
@@ -398,6 +418,8 @@ class Worker:
             self._batches.received(peer, message)
         elif isinstance(message, Inventory | Counted):
             self._reconciler.received(peer, message)
+        elif isinstance(message, SumMessage):
+            self.rounds.received(peer, message)
         elif isinstance(message, TrainSteps | FinishTraining | Standing):
             self.trainings.received(peer, message)
         elif isinstance(message, Ping | Pong):
@@ -406,6 +428,7 @@ class Worker:
             self._leaving.received(peer, message)
         elif isinstance(message, Withdraw):
             refusal = to_error(message.reason, self._names[peer])
+            self.rounds.withdraw(message.id, refusal)
             if not self._batches.withdraw(message.id, refusal):
                 self._agreement.withdrawn(message.id, refusal)
         else:
@@ -416,12 +439,12 @@ class Worker:
             if self._data is not None:
                 self._data.void()
             self._agreement.peer_lost(peer)
-            self._batches.fail(
-                TransportError(
-                    f"worker {self._names[peer]} was lost during the request",
-                    "Try again when it is back (`tercet status`)",
-                )
+            lost = TransportError(
+                f"worker {self._names[peer]} was lost during the request",
+                "Try again when it is back (`tercet status`)",
             )
+            self._batches.fail(lost)
+            self.rounds.peer_lost(lost)
         self._reconciler.link_changed(peer, up)
         self.trainings.link_changed(peer, up)
 
@@ -509,6 +532,7 @@ class Worker:
                 self.registry.flush()
                 self._reconciler.tick()
                 self.sharings.tick()
+                self.rounds.tick()
                 self.trainings.tick()
             except StorageError as error:
                 self.metrics.disk_refused()
