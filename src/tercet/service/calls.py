@@ -94,11 +94,14 @@ async def upgrade(socket: web.WebSocketResponse, request: web.Request) -> None:
 
     Raises:
         RefusedError: if its key is malformed, which aiohttp leaves to base64 to find.
+        TransportError: if it has gone.
     """
     try:
         await socket.prepare(request)
     except ValueError:
         raise RefusedError("a malformed handshake", "Use Tercet's own client") from None
+    except ConnectionError:
+        raise TransportError("the caller went during the handshake", "Connect again") from None
 
 
 async def _answer(
