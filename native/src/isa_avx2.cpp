@@ -8,6 +8,7 @@
 #include "gemm.hpp"
 #include "leaf.hpp"
 #include "narrow.hpp"
+#include "project_avx2.hpp"
 #include "steps.hpp"
 
 namespace tercet {
@@ -25,6 +26,7 @@ const KernelTable avx2_kernels = {
     .bit_planes_64 = bit_planes_64,
     .planes_to_words_64 = planes_to_words_64,
     .expand_mask = expand_mask,
+    .project = project,
     .narrow = narrow,
     .widen = widen,
     .lend_block = lend_block,

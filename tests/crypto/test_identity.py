@@ -166,3 +166,19 @@ def test_nothing_shows_the_key() -> None:
     for text in (repr(JULIA), str(JULIA), repr(JULIA.public)):
         assert "PRIVATE" not in text
         assert JULIA.key_pem.decode().splitlines()[1][:16] not in text
+
+
+def test_a_signature_holds_for_its_signer_purpose_and_message_alone() -> None:
+    other = Identity.generate("greg")
+    signature = JULIA.sign("agreement", b"terms")
+    JULIA.public.verify("agreement", b"terms", signature)
+    for who, purpose, message, claimed in (
+        (other, "agreement", b"terms", signature),
+        (JULIA, "withdrawal", b"terms", signature),
+        (JULIA, "agreement", b"terms ", signature),
+        (JULIA, "agreementt", b"erms", signature),
+        (JULIA, "agreement", b"terms", signature[:-1]),
+        (JULIA, "agreement", b"terms", b""),
+    ):
+        with pytest.raises(IdentityError, match=rf"not {who.name} .* signature"):
+            who.public.verify(purpose, message, claimed)

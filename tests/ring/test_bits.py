@@ -58,6 +58,15 @@ def test_expand_mask(n: int, seed: int) -> None:
     np.testing.assert_array_equal(kernels.expand_mask(plane, n), oracle.expand_mask(plane, n))
 
 
+@relaxed
+@given(st.integers(0, 200), st.integers(0, 2**32))
+def test_project(n: int, seed: int) -> None:
+    x, columns, plane = words(seed, n), words(seed + 1, n), words(seed + 2, -(-n // 64))
+    np.testing.assert_array_equal(
+        kernels.project(x, columns, plane), oracle.project(x, columns, plane)
+    )
+
+
 @pytest.mark.parametrize("bits", range(1, 65))
 @pytest.mark.parametrize("n", [0, 1, 7, 63, 64, 65, 200])
 def test_packing(n: int, bits: int) -> None:

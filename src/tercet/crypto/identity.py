@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -29,6 +30,7 @@ _NOT_BEFORE: Final = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 _NEVER: Final = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 _MAX_NAME: Final = 64  # ub-common-name of RFC 5280, appendix A
 _MAX_FILE: Final = 64 * 1024
+_SIGNATURE: Final = b"tercet signature v1\0"
 _REGENERATE: Final = "Ask its owner for the .crt file that `tercet keygen` wrote"
 
 
@@ -131,6 +133,22 @@ class PublicIdentity:
     def pem(self) -> str:
         """The certificate as PEM text."""
         return self._parsed.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+    def verify(self, purpose: str, message: bytes, signature: bytes) -> None:
+        """Check what the holder of the private key signed with ``Identity.sign``.
+
+        Raises:
+            IdentityError: it did not sign this message for this purpose.
+        """
+        key = serialization.load_der_public_key(self.public_key)
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        try:
+            key.verify(signature, _signed(purpose, message), ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature:
+            raise IdentityError(
+                f"this is not {self}'s signature of the {purpose}",
+                "Sign it again with that identity's own key",
+            ) from None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PublicIdentity):
@@ -266,6 +284,18 @@ class Identity:
             )
         return cls(public, data)
 
+    def sign(self, purpose: str, message: bytes) -> bytes:
+        """Return a signature (ECDSA on P-256 with SHA-256, DER) that anybody can check.
+
+        Args:
+            purpose: what the signature is for, such as ``"agreement"``: one that was given for
+                one purpose says nothing under another.
+            message: what is signed.
+        """
+        key = serialization.load_pem_private_key(self.key_pem, password=None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        return key.sign(_signed(purpose, message), ec.ECDSA(hashes.SHA256()))
+
     def __repr__(self) -> str:
         return f"Identity({self.name!r}, {self.fingerprint[:16]}...)"
 
@@ -281,6 +311,12 @@ _SIGNATURE_ONLY: Final = x509.KeyUsage(
     encipher_only=False,
     decipher_only=False,
 )
+
+
+def _signed(purpose: str, message: bytes) -> bytes:
+    """Return what is signed: no two pairs of purpose and message give the same bytes."""
+    encoded = purpose.encode()
+    return _SIGNATURE + len(encoded).to_bytes(8, "little") + encoded + message
 
 
 def _check_name(name: str) -> None:

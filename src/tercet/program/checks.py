@@ -89,7 +89,10 @@ def distinct_axes(attrs: Attributes, rank: int, name: str = "axes") -> tuple[int
 
 def no_bits(types: Sequence[Type]) -> None:
     """Require numbers."""
-    require(all(t.form is not Form.BIT for t in types), "a bit where a number is expected")
+    require(
+        all(t.form not in (Form.BIT, Form.RECTIFIED) for t in types),
+        "a bit where a number is expected",
+    )
 
 
 def join(types: Sequence[Type]) -> Form:

@@ -14,7 +14,6 @@ from tercet.program.checks import (
     MAX_ELEMENTS,
     MAX_RANK,
     MAX_SCALE,
-    MAX_STEP,
     MAX_WINDOW,
     RANGE_BITS,
     Attributes,
@@ -31,6 +30,7 @@ from tercet.program.checks import (
     shares,
 )
 from tercet.program.functions import FUNCTION_OPERATIONS
+from tercet.program.gradients import GRADIENT_OPERATIONS, conv_shape, product_type, shifted
 from tercet.program.types import Form, Shape, Type
 
 #: Most classes among which ``argmax`` and ``top_k`` choose, and most that ``top_k`` returns.
@@ -41,7 +41,7 @@ MAX_TOP = 100
 def _reshape(types: Sequence[Type], attrs: Attributes) -> Type:
     (x,) = types
     shape = integers(attrs, "shape")
-    require(x.form is not Form.BIT, "reshape of bits")
+    no_bits(types)
     require(
         multiply_extents(shape) == multiply_extents(x.shape),
         f"reshape of {x.shape} to {shape} changes the size",
@@ -201,20 +201,9 @@ def _add_const(types: Sequence[Type], attrs: Attributes) -> Type:
     return types[0]
 
 
-def _product(x: Type, y: Type, shape: Shape) -> Type:
-    require(
-        all(t.form in (Form.SHARE, Form.PUBLIC) for t in (x, y)),
-        "a product of values that are not shares",
-    )
-    require(x.scale + y.scale <= MAX_SCALE, f"product of scales {x.scale} and {y.scale}")
-    forms = (x.form, y.form)
-    form = Form.PARTIAL if Form.PUBLIC not in forms else join((x, y))
-    return Type(shape, x.scale + y.scale, form)
-
-
 def _mul(types: Sequence[Type], attrs: Attributes) -> Type:
     x, y = types
-    return _product(x, y, broadcast_shapes(x.shape, y.shape))
+    return product_type(x, y, broadcast_shapes(x.shape, y.shape))
 
 
 def _matmul(types: Sequence[Type], attrs: Attributes) -> Type:
@@ -222,65 +211,28 @@ def _matmul(types: Sequence[Type], attrs: Attributes) -> Type:
     require(len(x.shape) >= 2 and len(y.shape) >= 2, "matmul of rank below 2")
     require(x.shape[-1] == y.shape[-2] >= 0, f"matmul of {x.shape} and {y.shape}")
     batch = broadcast_shapes(x.shape[:-2], y.shape[:-2])
-    return _product(x, y, (*batch, x.shape[-2], y.shape[-1]))
-
-
-def conv_shape(x: Shape, w: Shape, attrs: Attributes) -> Shape:
-    """Return the output shape of ``conv`` on x (N, spatial..., C) and w (spatial..., C/g, O)."""
-    strides, low, high = (integers(attrs, n) for n in ("strides", "low", "high"))
-    dil_x, dil_w = (integers(attrs, n) for n in ("input_dilation", "kernel_dilation"))
-    groups, rank = integer(attrs, "groups"), len(x) - 2
-    require(1 <= rank <= 3 and len(w) == rank + 2, f"convolution of {x} and {w}")
-    require(
-        all(len(v) == rank for v in (strides, low, high, dil_x, dil_w)), "convolution attributes"
-    )
-    steps = (*strides, *dil_x, *dil_w, groups)
-    require(
-        min(steps) > 0 and max(*steps, *map(abs, low), *map(abs, high)) <= MAX_STEP,
-        "convolution attributes out of range",
-    )
-    require(x[-1] > 0 and min(w) > 0, "convolution over a symbolic axis")
-    require(
-        x[-1] == w[-2] * groups and w[-1] % groups == 0,
-        f"convolution of {x[-1]} channels with a kernel of {w[-2:]} in {groups} groups",
-    )
-    out = []
-    for d, k, s, lo, hi, dx, dw in zip(
-        x[1:-1], w[:-2], strides, low, high, dil_x, dil_w, strict=True
-    ):
-        require(d > 0 and k > 0, "convolution over an empty or symbolic axis")
-        extent = (d - 1) * dx + 1 + lo + hi - ((k - 1) * dw + 1)
-        require(extent >= 0, f"kernel {k} over extent {d}")
-        out.append(extent // s + 1)
-    return (x[0], *out, w[-1])
+    return product_type(x, y, (*batch, x.shape[-2], y.shape[-1]))
 
 
 def _conv(types: Sequence[Type], attrs: Attributes) -> Type:
     x, w = types
-    return _product(x, w, conv_shape(x.shape, w.shape, attrs))
-
-
-def _shifted(x: Type, attrs: Attributes) -> Type:
-    shift = integer(attrs, "shift")
-    require(x.form in (Form.SHARE, Form.PARTIAL), f"truncation of a {x.form}")
-    require(0 <= shift <= x.scale, f"shift {shift} of scale {x.scale}")
-    return Type(x.shape, x.scale - shift, Form.SHARE)
+    return product_type(x, w, conv_shape(x.shape, w.shape, attrs))
 
 
 def _truncate(types: Sequence[Type], attrs: Attributes) -> Type:
-    result = _shifted(types[0], attrs)
+    result = shifted(types[0], attrs)
     require(integer(attrs, "shift") > 0, "truncation by 0")
     return result
 
 
 def _relu(types: Sequence[Type], attrs: Attributes) -> Type:
     check_bits(attrs, integer(attrs, "shift"))
-    return _shifted(types[0], attrs)
+    return shifted(types[0], attrs)
 
 
 def _negative(types: Sequence[Type], attrs: Attributes) -> Type:
     check_bits(attrs, integer(attrs, "shift"))
-    return Type(_shifted(types[0], attrs).shape, 0, Form.BIT)
+    return Type(shifted(types[0], attrs).shape, 0, Form.BIT)
 
 
 def _reshare(types: Sequence[Type], attrs: Attributes) -> Type:
@@ -393,6 +345,7 @@ OPERATIONS: dict[str, Operation] = {
         Operation("argmax", 1, _argmax, ints=("axis",)),
         Operation("top_k", 1, _top_k, ints=("k",)),
         *FUNCTION_OPERATIONS,
+        *GRADIENT_OPERATIONS,
     )
 }
 

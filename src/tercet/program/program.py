@@ -28,10 +28,14 @@ class Role(StrEnum):
     INPUT = "input"  # the client's data: secret
     WEIGHT = "weight"  # the model's parameters: secret, shared once
     PUBLIC = "public"  # a constant of the architecture (a mask, a resize matrix): known to workers
+    # Of the step of a training (``program.training``), in place of INPUT and WEIGHT:
+    STATE = "state"  # secret, lives from step to step: weights, optimizer slots, statistics
+    DATA = "data"  # secret rows of this step
+    STEP = "step"  # public numbers of this step, which each worker derives by itself
 
 
 class Input(msgspec.Struct, frozen=True):
-    """A named input with its role and type. Only role ``INPUT`` has a batch axis."""
+    """A named input with its role and type. Only role ``INPUT`` has a symbolic batch axis."""
 
     name: str
     role: Role
@@ -57,7 +61,8 @@ class Program(msgspec.Struct, frozen=True):
 
     ``scale`` is f, the fractional bits of inputs, weights and outputs. ``protocol`` names the
     protocol that it was lowered for. ``outputs`` are numbers of values: the model's output and, if
-    it is guarded (``passes.guard``), the guard's flag of shape (rows, 1).
+    it is guarded (``passes.guard``), the guard's flag of shape (rows, 1). A program that trains has
+    other roles and outputs: see ``program.training``.
     """
 
     inputs: tuple[Input, ...]
@@ -80,7 +85,12 @@ class Program(msgspec.Struct, frozen=True):
     @property
     def guarded(self) -> bool:
         """Whether a second output tells if a value left its window."""
-        return len(self.outputs) == 2
+        return len(self.outputs) == 2 and not self.trains
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is the step of a training, which has state."""
+        return any(i.role is Role.STATE for i in self.inputs)
 
     def output_shape(self) -> Shape:
         """Return the shape of the model's output, the batch axis as -1."""

@@ -22,12 +22,15 @@ class Form(StrEnum):
     * ``PARTIAL``: one additive summand a worker, as a product leaves it before its resend. Only
       linear operations, ``truncate``, ``relu``, ``negative`` and ``reshare`` take it.
     * ``BIT``: a boolean sharing, bit-sliced.
+    * ``RECTIFIED``: a share and the bit that says where it is positive, as ``rectify`` leaves them;
+      ``rectified`` and ``active`` take them apart.
     * ``PUBLIC``: known to all workers.
     """
 
     SHARE = "share"
     PARTIAL = "partial"
     BIT = "bit"
+    RECTIFIED = "rectified"
     PUBLIC = "public"
 
 

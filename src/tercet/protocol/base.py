@@ -119,12 +119,26 @@ class Protocol(ABC):
         """
 
     @abstractmethod
+    def round(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
+        """Return x / 2^shift for signed |x| < 2^62 - 2^shift, rounded to a neighbour, unbiased.
+
+        Where errors add up, as in a gradient that is summed over a batch, ``truncate`` would make
+        a drift of one unit a summand.
+        """
+
+    @abstractmethod
     def relu(self, x: Share | Partial, shift: int, bits: int, at: str) -> Steps[Share]:
         """Return max(0, truncate(x, shift)), exact for that truncation.
 
         ``bits`` is the width of the comparison: -2^(bits-1) < x >> shift < 2^(bits-1) must hold
         and bits <= 62 - shift.
         """
+
+    @abstractmethod
+    def rectify(
+        self, x: Share | Partial, shift: int, bits: int, at: str
+    ) -> Steps[tuple[Share, Bits]]:
+        """Return ``relu`` and the bit that is 1 where it let its argument through."""
 
     @abstractmethod
     def negative(self, x: Share | Partial, shift: int, bits: int, at: str) -> Steps[Bits]:
@@ -141,6 +155,10 @@ class Protocol(ABC):
     @abstractmethod
     def select(self, bit: Bits, x: Share, at: str) -> Steps[Share]:
         """Return x where ``bit`` is 1, else 0. The shapes are equal."""
+
+    @abstractmethod
+    def gate(self, bit: Bits, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
+        """Return ``round(x, shift)`` where ``bit`` is 1, else 0. The shapes are equal."""
 
     @abstractmethod
     def constant(self, value: Words) -> Share:

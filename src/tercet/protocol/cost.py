@@ -26,6 +26,10 @@ class CostModel(ABC):
         """Cost of a truncation and ReLU."""
 
     @abstractmethod
+    def rectify(self, size: int, shift: int, bits: int, partial: bool) -> Cost:
+        """Cost of a ReLU that keeps its bit."""
+
+    @abstractmethod
     def negative(self, size: int, shift: int, bits: int, partial: bool) -> Cost:
         """Cost of a comparison with 0."""
 
@@ -40,3 +44,7 @@ class CostModel(ABC):
     @abstractmethod
     def select(self, size: int) -> Cost:
         """Cost of a product with a shared bit."""
+
+    @abstractmethod
+    def gate(self, size: int, shift: int, partial: bool) -> Cost:
+        """Cost of a truncation and product with a shared bit."""

@@ -53,10 +53,21 @@ class Counting(Protocol):
         cost = self._model.truncate(x.size, shift, isinstance(x, Partial))
         return self._spend(cost, Share((x.parts[0],)))
 
+    def round(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
+        """Count."""
+        return self.truncate(x, shift, at)
+
     def relu(self, x: Share | Partial, shift: int, bits: int, at: str) -> Steps[Share]:
         """Count."""
         cost = self._model.relu(x.size, shift, bits, isinstance(x, Partial))
         return self._spend(cost, Share((x.parts[0],)))
+
+    def rectify(
+        self, x: Share | Partial, shift: int, bits: int, at: str
+    ) -> Steps[tuple[Share, Bits]]:
+        """Count."""
+        cost = self._model.rectify(x.size, shift, bits, isinstance(x, Partial))
+        return self._spend(cost, (Share((x.parts[0],)), Bits((), x.shape)))
 
     def negative(self, x: Share | Partial, shift: int, bits: int, at: str) -> Steps[Bits]:
         """Count."""
@@ -74,6 +85,11 @@ class Counting(Protocol):
     def select(self, bit: Bits, x: Share, at: str) -> Steps[Share]:
         """Count."""
         return self._spend(self._model.select(x.size), x)
+
+    def gate(self, bit: Bits, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
+        """Count."""
+        cost = self._model.gate(x.size, shift, isinstance(x, Partial))
+        return self._spend(cost, Share((x.parts[0],)))
 
     def _spend(self, cost: Cost, result: T) -> Steps[T]:
         self.bytes += cost.bytes

@@ -46,10 +46,22 @@ class Plaintext(Protocol):
         """Return floor(x / 2^shift)."""
         return done(Share((_truncate(x.parts[0], shift),)))
 
+    def round(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
+        """Return x / 2^shift, rounded to the nearest."""
+        return done(Share((_round(x.parts[0], shift),)))
+
     def relu(self, x: Share | Partial, shift: int, bits: int, at: str) -> Steps[Share]:
         """Return max(0, floor(x / 2^shift))."""
         value = _truncate(x.parts[0], shift)
         return done(Share((np.where(value >> np.uint64(63), np.uint64(0), value),)))
+
+    def rectify(
+        self, x: Share | Partial, shift: int, bits: int, at: str
+    ) -> Steps[tuple[Share, Bits]]:
+        """Return max(0, floor(x / 2^shift)) and 1 where it is not below 0."""
+        value = _truncate(x.parts[0], shift)
+        active = (value >> np.uint64(63)) ^ np.uint64(1)
+        return done((Share((value * active,)), Bits((active,), x.shape)))
 
     def negative(self, x: Share | Partial, shift: int, bits: int, at: str) -> Steps[Bits]:
         """Return 1 where floor(x / 2^shift) < 0."""
@@ -67,6 +79,14 @@ class Plaintext(Protocol):
         """Return bit * x."""
         return done(Share((bit.parts[0] * x.parts[0],)))
 
+    def gate(self, bit: Bits, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
+        """Return bit * round(x, shift)."""
+        return done(Share((bit.parts[0] * _round(x.parts[0], shift),)))
+
 
 def _truncate(x: Words, shift: int) -> Words:
     return (x.view(np.int64) >> np.int64(shift)).view(np.uint64)
+
+
+def _round(x: Words, shift: int) -> Words:
+    return _truncate(x + np.uint64(1 << shift - 1), shift) if shift else x

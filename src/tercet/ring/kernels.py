@@ -368,6 +368,31 @@ def expand_mask(plane: Words, n: int) -> Words:
     return out
 
 
+#: Sums that `project` makes of a vector: one for each bit of a column.
+PROJECTIONS = 64
+
+
+def project(x: Words, columns: Words, plane: Words) -> Words:
+    """Projects a vector on 64 differences of public bits.
+
+    Args:
+        x: shape (n,).
+        columns: shape (n,); bit r of word j is the coefficient of x[j] in row r.
+        plane: shape (ceil(n / 64),); bit j is taken off all of them.
+
+    Returns:
+        Shape (64,); element r is the sum over j of (bit r of columns[j] - bit j) * x[j].
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    out = np.empty(PROJECTIONS, np.uint64)
+    _native.project(
+        words_array(x, "x"), words_array(columns, "columns"), words_array(plane, "plane"), out
+    )
+    return out
+
+
 def pack_bits(x: Words, bits: int) -> NDArray[np.uint8]:
     """Packs the low bits of every element without gaps, for the wire.
 

@@ -95,6 +95,7 @@ class _Recorder:
         """Take in a value by its number in the program."""
         if value not in self._readers:
             return
+        assert not isinstance(held, tuple)  # no prediction keeps the bits of its ReLUs
         words = held if isinstance(held, np.ndarray) else held.parts[0]
         if not words.size:
             return

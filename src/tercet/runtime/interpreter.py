@@ -19,12 +19,12 @@ from tercet.function.top import argmax, top_k
 from tercet.program.program import Program
 from tercet.protocol.base import Bits, Kernel, Partial, Protocol, Share
 from tercet.protocol.rounds import Steps
-from tercet.ring import kernels, local
+from tercet.ring import gradients, kernels, local
 from tercet.runtime.functions import FUNCTIONS
 from tercet.runtime.step import Step
 
 Words: TypeAlias = NDArray[np.uint64]
-Value: TypeAlias = Share | Partial | Bits | Words
+Value: TypeAlias = Share | Partial | Bits | Words | tuple[Share, Bits]
 Watch: TypeAlias = Callable[[int, Value], None]
 
 
@@ -190,15 +190,26 @@ def _product(kernel: Callable[[Step], Kernel]) -> Callable[[Step], Value]:
     return apply
 
 
+def _conv_attributes(step: Step) -> dict[str, Any]:
+    return {
+        "strides": step.attr("strides"),
+        "padding": tuple(zip(step.attr("low"), step.attr("high"), strict=True)),
+        "input_dilation": step.attr("input_dilation"),
+        "kernel_dilation": step.attr("kernel_dilation"),
+        "groups": step.attr("groups"),
+    }
+
+
 def _conv(step: Step) -> Kernel:
-    return partial(
-        kernels.conv,
-        strides=step.attr("strides"),
-        padding=tuple(zip(step.attr("low"), step.attr("high"), strict=True)),
-        input_dilation=step.attr("input_dilation"),
-        kernel_dilation=step.attr("kernel_dilation"),
-        groups=step.attr("groups"),
-    )
+    return partial(kernels.conv, **_conv_attributes(step))
+
+
+def _conv_input(step: Step) -> Kernel:
+    return partial(gradients.conv_input, extents=step.attr("extents"), **_conv_attributes(step))
+
+
+def _conv_kernel(step: Step) -> Kernel:
+    return partial(gradients.conv_kernel, window=step.attr("extents"), **_conv_attributes(step))
 
 
 def _truncate(step: Step) -> Steps[Value]:
@@ -265,12 +276,23 @@ LOCAL: dict[str, Callable[[Step], Value]] = {
     "mul": _product(lambda step: np.multiply),
     "matmul": _product(lambda step: kernels.matmul),
     "conv": _product(_conv),
+    "conv_input": _product(_conv_input),
+    "conv_kernel": _product(_conv_kernel),
+    "rectified": lambda step: step.args[0][0],
+    "active": lambda step: step.args[0][1],
     "bit_not": lambda step: step.protocol.bit_not(step.args[0]),
 }
 
 ROUNDS: dict[str, Callable[[Step], Steps[Any]]] = {
     "truncate": _truncate,
     "relu": _relu,
+    "round": lambda step: step.protocol.round(step.args[0], step.attr("shift"), step.at),
+    "rectify": lambda step: step.protocol.rectify(
+        step.args[0], step.attr("shift"), step.attr("bits"), step.at
+    ),
+    "gate": lambda step: step.protocol.gate(
+        step.args[0], step.args[1], step.attr("shift"), step.at
+    ),
     "negative": _negative,
     "reshare": lambda step: step.protocol.reshare(step.args[0], step.at),
     "bit_and": lambda step: step.protocol.bit_and(step.args[0], step.args[1], step.at),

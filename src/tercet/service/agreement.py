@@ -25,6 +25,11 @@ NONCE_BYTES = 32
 #: Seconds within which a request must reach all three workers. Worker 0 gets seeds alone, the
 #: others the arrays: the upload of these must fit.
 OFFER_TIMEOUT = 20.0
+#: Seconds within which stored shares must reach all three workers: at least, at most, and the bytes
+#: a second that an owner's line must carry in between. What reached two workers only, because the
+#: third was restarting, is thus given up soon.
+_SHARE_SECONDS = (20.0, 600.0)
+_SHARE_RATE = 500e3
 #: Seconds that an offer of a peer is kept for a request that has not arrived here.
 _ORPHAN_SECONDS = 60.0
 #: Requests known at a time: peers' offers beyond it are dropped, clients are told to wait.
@@ -194,6 +199,12 @@ class Agreement:
                 del self._pending[request]
         if len(self._pending) >= _MAX_PENDING:
             raise WorkerError("too many requests are waiting", "Try again in some seconds")
+
+
+def patience(size: int) -> float:
+    """Return how many seconds to wait until ``size`` bytes of shares reach the other workers."""
+    least, most = _SHARE_SECONDS
+    return min(most, least + size / _SHARE_RATE)
 
 
 def join_nonces(nonces: Sequence[Nonces]) -> Nonces:

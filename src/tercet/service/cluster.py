@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -41,17 +42,22 @@ class Cluster:
         self._client = client
 
     @classmethod
-    def load(cls, path: str | Path) -> Cluster:
+    def load(cls, path: str | Path, identity: str | None = None) -> Cluster:
         """Return the cluster of a ``cluster.toml``.
 
         Identities are taken from ``owner.crt``/``owner.key`` and ``client.crt``/``client.key``
-        beside it, where they are.
+        beside it, where they are; with ``identity`` NAME, it is ``NAME.crt``/``NAME.key`` for all.
 
         Raises:
             ConfigError: if the file is not a cluster.
-            IdentityError: if an identity beside it is malformed.
+            IdentityError: if an identity beside it is malformed, or NAME is not there.
         """
         path = Path(path)
+        if identity is not None:
+            one = Identity.load(
+                path.with_name(f"{identity}.crt"), path.with_name(f"{identity}.key")
+            )
+            return cls(load_cluster(path), one, one)
         found: dict[str, Identity | None] = {}
         for role in ("owner", "client"):
             certificate, key = path.with_name(f"{role}.crt"), path.with_name(f"{role}.key")
@@ -103,6 +109,7 @@ class LocalCluster(Cluster):
         directory: where keys, ``cluster.toml``, logs and state go; a new private folder if
             ``None``. A given folder is kept.
         quiet: do not print the warning that one machine sees everything.
+        parties: names of more identities to make, such as data owners: see ``as_party``.
     """
 
     def __init__(
@@ -111,10 +118,12 @@ class LocalCluster(Cluster):
         directory: str | Path | None = None,
         *,
         quiet: bool = False,
+        parties: Sequence[str] = (),
     ) -> None:
         self._config = None
         self._owner = self._client = None
         self._names = names
+        self._parties = tuple(parties)
         self._keep = directory is not None
         self._given = directory
         self._quiet = quiet
@@ -131,6 +140,14 @@ class LocalCluster(Cluster):
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+    def as_party(self, name: str) -> Cluster:
+        """Return this cluster as the party ``name`` sees it, with its identity.
+
+        Raises:
+            IdentityError: if there is no such identity.
+        """
+        return Cluster.load(self.directory / CLUSTER_FILE, name)
 
     @property
     def pids(self) -> list[int]:
@@ -183,6 +200,7 @@ class LocalCluster(Cluster):
                     (name, f"127.0.0.1:{c.getsockname()[1]}", f"127.0.0.1:{d.getsockname()[1]}")
                     for name, c, d in zip(self._names, control, data, strict=True)
                 ],
+                self._parties,
             )
             for name, c, d in zip(self._names, control, data, strict=True):
                 self._processes.spawn(name, c.fileno(), d.fileno())

@@ -15,6 +15,7 @@ _CLASSES: dict[str, type[TercetError]] = {
 _STATUS = {
     "NotFoundError": 404,
     "RefusedError": 403,
+    "IdentityError": 403,
     "InputError": 400,
     "ProgramError": 400,
     "IntegrityError": 409,

@@ -18,15 +18,21 @@ from tercet.service.messages import (
     MAX_REQUEST,
     Change,
     Commit,
+    Deposit,
     Describe,
+    Discard,
     Predict,
     Prepare,
+    Propose,
+    Show,
+    Sign,
     decode,
     encode,
 )
 from tercet.service.metrics import METRICS_TYPE
 from tercet.service.peers import PATH
 from tercet.service.roster import Lists
+from tercet.service.terms import MAX_DOCUMENT
 from tercet.service.worker import Worker
 
 _log = logging.getLogger("tercet.worker")
@@ -35,6 +41,7 @@ _log = logging.getLogger("tercet.worker")
 MAX_MODEL = (2 << 30) + (1 << 24)
 MAX_SMALL = 64 << 10
 MAX_PROBE = 4 << 20
+MAX_PROPOSAL = MAX_DOCUMENT + MAX_SMALL
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -59,6 +66,11 @@ class Gate:
     def clients(self) -> list[PublicIdentity]:
         """Those who may ask."""
         return self.lists.clients
+
+    @property
+    def members(self) -> list[PublicIdentity]:
+        """Those who may be parties of an agreement: owners and clients."""
+        return list(dict.fromkeys((*self.owners, *self.clients)))
 
     @property
     def watchers(self) -> list[PublicIdentity]:
@@ -94,7 +106,7 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         return len(await _body(request, MAX_PROBE))
 
     async def describe(request: web.Request) -> object:
-        reader = gate.caller(request, [*gate.clients, *gate.owners]).fingerprint
+        reader = gate.caller(request, gate.members).fingerprint
         return worker.describe(decode(await _body(request, MAX_SMALL), Describe).name, reader)
 
     async def version(request: web.Request) -> object:
@@ -115,6 +127,39 @@ def application(worker: Worker, gate: Gate) -> web.Application:
     async def change(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
         return await worker.ownership.change(owner, decode(await _body(request, MAX_SMALL), Change))
+
+    async def deposit(request: web.Request) -> object:
+        owner = gate.caller(request, gate.owners)
+        body = await _body(request, MAX_MODEL)
+        await worker.sharings.prepare(owner, await asyncio.to_thread(decode, body, Deposit))
+        return None
+
+    async def deposited(request: web.Request) -> object:
+        owner = gate.caller(request, gate.owners)
+        return worker.sharings.commit(owner, decode(await _body(request, MAX_SMALL), Commit).id)
+
+    async def sharings(request: web.Request) -> object:
+        gate.caller(request, gate.owners)
+        return worker.sharings.listing()
+
+    async def discard(request: web.Request) -> object:
+        owner = gate.caller(request, gate.owners)
+        worker.sharings.remove(owner, decode(await _body(request, MAX_SMALL), Discard).name)
+        return None
+
+    async def propose(request: web.Request) -> object:
+        proposer = gate.caller(request, gate.members)
+        document = decode(await _body(request, MAX_PROPOSAL), Propose).document
+        return worker.agreements.propose(proposer, document)
+
+    async def sign(request: web.Request) -> object:
+        signer = gate.caller(request, gate.members)
+        return worker.agreements.sign(signer, decode(await _body(request, MAX_SMALL), Sign))
+
+    async def agreements(request: web.Request) -> object:
+        reader = gate.caller(request, gate.members)
+        digest = decode(await _body(request, MAX_SMALL), Show).digest
+        return worker.agreements.show(reader, digest)
 
     async def calls(request: web.Request) -> web.StreamResponse:
         async def predict(body: bytes) -> object:
@@ -168,6 +213,13 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         ("/v1/share/prepare", prepare),
         ("/v1/share/commit", commit),
         ("/v1/change", change),
+        ("/v1/sharings", sharings),
+        ("/v1/sharings/prepare", deposit),
+        ("/v1/sharings/commit", deposited),
+        ("/v1/sharings/remove", discard),
+        ("/v1/agreements", agreements),
+        ("/v1/agreements/propose", propose),
+        ("/v1/agreements/sign", sign),
     ):
         app.router.add_post(path, _reply(handler))
     return app

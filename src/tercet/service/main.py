@@ -50,11 +50,12 @@ async def serve(
     entry = cluster.worker[index]
     control = from_fd(control_fd) if control_fd is not None else bind(*split_address(entry.address))
     data = from_fd(data_fd) if data_fd is not None else bind(*split_address(entry.data_address))
-    worker = Worker(
-        index, identity, cluster, Path(config.state), data.fileno(), config.max_queue, config.log
-    )
     workers = [w.identity for w in cluster.worker]
     gate = Gate(workers, read_lists(config))
+    worker = Worker(
+        index, identity, cluster, Path(config.state), data.fileno(), config.max_queue, config.log,
+        lambda: gate.members,
+    )  # fmt: skip
     context = server_context(identity, gate.all)
 
     def accept(lists: Lists) -> None:

@@ -66,14 +66,23 @@ class Policy(msgspec.Struct, frozen=True):
                     f"a list of {len(self.clients)} clients", f"Name 1 to {MAX_CLIENTS}"
                 )
             for fingerprint in self.clients:
-                if not _FINGERPRINT.fullmatch(fingerprint):
-                    raise RefusedError(
-                        "a client that is not a fingerprint of 64 hexadecimal digits",
-                        "`tercet keygen` prints it",
-                    )
+                check_fingerprint(fingerprint)
         if self.expires is not None and not 0 < self.expires < 1e12:
             raise RefusedError("an expiry that is not a time", "Give seconds since the epoch")
         self.release.check()
+
+
+def check_fingerprint(fingerprint: str) -> None:
+    """Refuse what is not the fingerprint of a public key.
+
+    Raises:
+        RefusedError: if it is not.
+    """
+    if not _FINGERPRINT.fullmatch(fingerprint):
+        raise RefusedError(
+            "an identity that is not a fingerprint of 64 hexadecimal digits",
+            "`tercet keygen` prints it",
+        )
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -184,6 +193,97 @@ class Status(msgspec.Struct, frozen=True):
     uptime: float
     models: list[Description] = []
     clock: float = 0.0
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """Shape and fractional bits of a shared array."""
+
+    shape: Shape
+    scale: int
+
+
+class Contribution(msgspec.Struct, frozen=True):
+    """What a stored sharing is, without its shares: equal at all three workers.
+
+    Attributes:
+        id: 16 random bytes of its owner, never used again.
+        name: what its owner calls it.
+        tensors: the arrays in it.
+        rows: the first extent of every array, if they are rows; else 0.
+        order: digest of the public ids of the rows, in order; empty if rows have none.
+    """
+
+    id: bytes
+    name: str
+    tensors: dict[str, Tensor]
+    rows: int = 0
+    order: bytes = b""
+
+
+class Deposit(msgspec.Struct, frozen=True):
+    """Owner: store my share of ``contribution``, not yet visible."""
+
+    contribution: Contribution
+    shares: tuple[Summand, Summand]
+
+
+class Discard(msgspec.Struct, frozen=True):
+    """Owner: delete the sharing that I call ``name``, if there is one."""
+
+    name: str
+
+
+class Deposited(msgspec.Struct, frozen=True):
+    """A stored sharing, its owner (name and fingerprint), and the digest of all that."""
+
+    contribution: Contribution
+    owner: str
+    owner_key: str
+    digest: bytes
+    created: float = 0.0
+
+    @property
+    def full_name(self) -> str:
+        """Return ``owner/name``."""
+        return f"{self.owner}/{self.contribution.name}"
+
+
+class Propose(msgspec.Struct, frozen=True):
+    """Anyone accepted: keep this document (``terms.Terms``, encoded) for its parties to sign."""
+
+    document: bytes
+
+
+class Sign(msgspec.Struct, frozen=True):
+    """A party of agreement ``digest``: I stand by it or, with ``withdraw``, do not any more.
+
+    ``signature`` is over the digest, for the purpose ``agreement`` or ``withdrawal``.
+    """
+
+    digest: bytes
+    signature: bytes
+    withdraw: bool = False
+
+
+class Show(msgspec.Struct, frozen=True):
+    """Anyone accepted: how do my agreements stand? ``digest``: this one alone."""
+
+    digest: bytes = b""
+
+
+class Agreed(msgspec.Struct, frozen=True):
+    """An agreement as one worker holds it.
+
+    ``signed`` and ``withdrawn`` are fingerprints of those who signed and of those who withdrew:
+    it holds once all signers of ``document`` are in ``signed``, as long as nobody withdrew.
+    """
+
+    digest: bytes
+    document: bytes
+    proposer: str
+    signed: tuple[str, ...] = ()
+    withdrawn: tuple[str, ...] = ()
+    created: float = 0.0
 
 
 # Between workers, on their control link.

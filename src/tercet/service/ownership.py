@@ -19,7 +19,7 @@ from tercet.program.types import Shape
 from tercet.program.verify import decode as decode_program
 from tercet.program.verify import verify_release
 from tercet.protocol.replicated.sharing import Summand
-from tercet.service.agreement import Agreement
+from tercet.service.agreement import Agreement, patience
 from tercet.service.checks import binding, check_id, check_pair, pair_digests
 from tercet.service.messages import Change, Description, Prepare
 from tercet.service.registry import Registry
@@ -27,11 +27,6 @@ from tercet.service.shares import write_shares
 
 _log = logging.getLogger("tercet.worker")
 
-#: Seconds within which a model's shares must reach all three workers: at least, at most, and the
-#: bytes a second that an owner's line must carry in between. A request that reached two workers
-#: only, because the third was restarting, is thus given up soon.
-_SHARE_SECONDS = (20.0, 600.0)
-_SHARE_RATE = 500e3
 _MAX_NAME = 100
 
 
@@ -93,7 +88,8 @@ class Ownership:
             public.digest().hex(),
         )
         digests = await pair_digests(self._index, request.weights)
-        await self._agreement.agree(request.id, bound, digests, _patience(program))
+        size = 8 * sum(prod(shape) for shape in _shapes(program, Role.WEIGHT).values())
+        await self._agreement.agree(request.id, bound, digests, patience(size))
         stored = await asyncio.to_thread(
             write_shares,
             self._registry.path(request.id),
@@ -183,13 +179,6 @@ class Ownership:
         public = Summand(arrays=request.public)
         public.check(_shapes(program, Role.PUBLIC))
         return program, public
-
-
-def _patience(program: Program) -> float:
-    """Return how long to wait for a model of this size to reach the other workers."""
-    least, most = _SHARE_SECONDS
-    size = 8 * sum(prod(shape) for shape in _shapes(program, Role.WEIGHT).values())
-    return min(most, least + size / _SHARE_RATE)
 
 
 def _told(asked: Change) -> str:

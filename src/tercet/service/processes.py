@@ -23,12 +23,15 @@ _STOP_TIMEOUT = 15.0
 _POLL = 0.05
 
 
-def lay_out(folder: Path, workers: Sequence[tuple[str, str, str]]) -> ClusterConfig:
+def lay_out(
+    folder: Path, workers: Sequence[tuple[str, str, str]], parties: Sequence[str] = ()
+) -> ClusterConfig:
     """Write all that a cluster on one machine needs: keys, ``cluster.toml``, a file a worker.
 
     Args:
         folder: where to; private to its user, as all keys come to lie there.
         workers: name, address and data address of each.
+        parties: names of more identities, each of which may be owner and client.
 
     Raises:
         ConfigError: if they do not make a cluster.
@@ -42,7 +45,7 @@ def lay_out(folder: Path, workers: Sequence[tuple[str, str, str]]) -> ClusterCon
         ]
     )
     config.check("the cluster on this machine")
-    for identity in (*identities, Identity.generate("owner"), Identity.generate("client")):
+    for identity in (*identities, *map(Identity.generate, ("owner", "client", *parties))):
         identity.save(folder)
     write_toml(folder / CLUSTER_FILE, config)
     for name, _, _ in workers:
@@ -52,8 +55,8 @@ def lay_out(folder: Path, workers: Sequence[tuple[str, str, str]]) -> ClusterCon
             f"{name}.crt",
             f"{name}.key",
             f"{name}-state",
-            ["owner.crt"],
-            ["client.crt"],
+            ["owner.crt", *(f"{p}.crt" for p in parties)],
+            ["client.crt", *(f"{p}.crt" for p in parties)],
         )
         write_toml(folder / f"{name}.toml", settings)
     return config

@@ -11,6 +11,7 @@ was killed in between into line with the others.
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -80,6 +81,11 @@ class Registry:
             self.flush()
         self._db.close()
 
+    @property
+    def database(self) -> sqlite3.Connection:
+        """The database, for tables that other modules keep; write within ``transaction``."""
+        return self._db
+
     def path(self, model: bytes) -> Path:
         """Return the file of a model's shares."""
         return self._files / f"{model.hex()}{SUFFIX}"
@@ -129,7 +135,7 @@ class Registry:
         """
         try:
             self.check_new(name, version, owner[1])
-            with self._transaction():
+            with self.transaction():
                 self._db.execute(
                     "INSERT INTO models (id, name, version, owner, owner_key, program, first, "
                     "second, public, created, committed, policy, change) "
@@ -170,7 +176,7 @@ class Registry:
         if found is None:
             raise NotFoundError("no such model was prepared", "Share it again")
         if not found.committed:
-            with self._transaction():
+            with self.transaction():
                 self._db.execute("UPDATE models SET committed = 1 WHERE id = ?", (model,))
                 self._enter(found, "share", (found.owner, found.owner_key))
             self._changed()
@@ -178,7 +184,7 @@ class Registry:
 
     def drop(self, model: bytes) -> None:
         """Forget a model that was prepared and never committed."""
-        with self._transaction():
+        with self.transaction():
             self._db.execute("DELETE FROM models WHERE id = ? AND NOT committed", (model,))
         self._forget(model)
         self._changed()
@@ -251,7 +257,7 @@ class Registry:
 
     def propose(self, asked: Change, models: Sequence[Model], owner: tuple[str, str]) -> None:
         """Write down a change before it is compared with the other workers."""
-        with self._transaction():
+        with self.transaction():
             proposals.write(self._db, asked, models, owner)
 
     def proposals(self) -> list[Proposal]:
@@ -264,7 +270,7 @@ class Registry:
         if proposal is None:
             return []
         targets = [m for m in map(self._find, proposal.models) if m is not None]
-        with self._transaction():
+        with self.transaction():
             for model in targets:
                 action, detail = proposals.carry_out(self._db, proposal, model)
                 self._enter(model, action, proposal.owner, detail)
@@ -277,7 +283,7 @@ class Registry:
 
     def withdraw(self, change: bytes) -> None:
         """Forget a proposed change."""
-        with self._transaction():
+        with self.transaction():
             self._db.execute("DELETE FROM changes WHERE id = ?", (change,))
 
     # Counts.
@@ -302,7 +308,7 @@ class Registry:
         Raises:
             StorageError: if the disk refuses; none is counted then.
         """
-        with self._transaction():
+        with self.transaction():
             new = counts.insert(self._db, requests, change)
             audit.append(self._db, [request.event(outcome) for request in new])
         return len(new)
@@ -322,7 +328,7 @@ class Registry:
             StorageError: if the disk refuses; it goes on waiting then.
         """
         if self._notes:
-            with self._transaction():
+            with self.transaction():
                 pass
 
     def check_release(self, model: bytes) -> None:
@@ -340,13 +346,17 @@ class Registry:
             )
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All or nothing; also writes the notes that wait."""
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing; also writes the notes that wait. Yields the database.
+
+        Raises:
+            StorageError: if the disk refuses; nothing is changed then.
+        """
         try:
             with transaction(self._db):
                 written = len(self._notes)
                 audit.append(self._db, list(self._notes))
-                yield
+                yield self._db
             for _ in range(written):
                 self._notes.popleft()
         finally:

@@ -29,13 +29,13 @@ def write_shares(
     weights: tuple[Summand, Summand],
     public: Mapping[str, bytes],
 ) -> ShareDigests:
-    """Write a model's shares to its file, durably, and return their digests.
+    """Write shares to their file, durably, and return their digests.
 
     Args:
         path: the file.
-        model: the model's id, equal at all three workers.
+        model: the id of the model or sharing, equal at all three workers.
         index: the worker that holds summands ``index`` and ``index + 1``.
-        scale: fractional bits of the program.
+        scale: fractional bits of the model's program; 0 for a sharing of several scales.
         weights: the two summands.
         public: public arrays by name.
 
@@ -44,7 +44,7 @@ def write_shares(
         StorageError: if the disk refuses; nothing is left then.
     """
     if path.exists():
-        raise RefusedError("a model with this id is there", "Share it under a new id")
+        raise RefusedError("shares with this id are there", "Share them under a new id")
     arrays: dict[str, NDArray[np.uint8]] = {}
     for position, summand in enumerate(weights):
         if summand.seed:
@@ -64,7 +64,7 @@ def write_shares(
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
         raise StorageError(
-            f"the worker's disk refuses to store the model: {error}",
+            f"the worker's disk refuses to store the shares: {error}",
             "Tell its operator to make room, then share it again",
         ) from None
     return share_digests(weights, public)
@@ -86,15 +86,26 @@ def load_shares(
         WorkerError: if the file is missing, damaged, or not what was stored.
         IntegrityError: if it does not fit the program.
     """
-    again = "Restore the file from this worker's backup, or share the model again"
+    return _expand(program, *read_summands(path, model, index, program.scale, digests))
+
+
+def read_summands(
+    path: Path, stored_id: bytes, index: int, scale: int, digests: ShareDigests
+) -> tuple[tuple[Summand, Summand], dict[str, bytes]]:
+    """Return the two summands and the public arrays of a file that ``write_shares`` wrote.
+
+    Raises:
+        WorkerError: if the file is missing, damaged, or not what was stored.
+    """
+    again = "Restore the file from this worker's backup, or share it again"
     try:
         with safe_open(path, framework="numpy") as file:
             label = file.metadata()
             stored = {key: file.get_tensor(key).tobytes() for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise WorkerError(f"the shares in {path.name} cannot be read: {error}", again) from None
-    if label != _label(model, index, program.scale):
-        raise WorkerError(f"{path.name} holds the shares of another model or worker", again)
+    if label != _label(stored_id, index, scale):
+        raise WorkerError(f"{path.name} holds other shares, or another worker's", again)
     first, second = (
         Summand(
             stored.get(f"{p}:seed", b""),
@@ -105,7 +116,7 @@ def load_shares(
     public = {k.split(":", 1)[1]: v for k, v in stored.items() if k.startswith("public:")}
     if share_digests((first, second), public) != digests:
         raise WorkerError(f"{path.name} does not hold what was stored: it is damaged", again)
-    return _expand(program, (first, second), public)
+    return (first, second), public
 
 
 def _expand(

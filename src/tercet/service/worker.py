@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -31,6 +31,7 @@ from tercet.errors import (
 from tercet.program.types import bind_shape
 from tercet.runtime.batch import INPUT_NAME
 from tercet.service.agreement import Agreement, UnderWay, join_nonces
+from tercet.service.agreements import Agreements
 from tercet.service.batches import Batches, Waiting
 from tercet.service.checks import binding, check_id, check_pair, check_size, pair_digests
 from tercet.service.config import WORKERS, ClusterConfig, split_address
@@ -63,6 +64,7 @@ from tercet.service.peers import PeerLinks
 from tercet.service.rates import Rates
 from tercet.service.reconcile import Reconciler
 from tercet.service.registry import Registry
+from tercet.service.sharings import Sharings
 
 _log = logging.getLogger("tercet.worker")
 
@@ -90,6 +92,7 @@ class Worker:
         data_fd: listening socket of the data port.
         max_queue: requests that may be under way at a time.
         log: style of the data plane's log lines.
+        listed: returns the identities on this worker's lists, as they stand.
 
     Raises:
         ConfigError: if the certificate is not the one that the cluster names.
@@ -104,6 +107,7 @@ class Worker:
         data_fd: int,
         max_queue: int = MAX_QUEUE,
         log: Style = "text",
+        listed: Callable[[], Iterable[PublicIdentity]] = tuple,
     ) -> None:
         entry = cluster.worker[index]
         if entry.identity.fingerprint != identity.fingerprint:
@@ -129,6 +133,10 @@ class Worker:
         self.links = PeerLinks(index, identity, cluster.worker, self._received, self._link_changed)
         self._agreement = Agreement(index, self._names, self.links.send)
         self.ownership = Ownership(index, self.registry, self._agreement, self._peers, self._reload)
+        self.agreements = Agreements(
+            self.registry, [w.identity.fingerprint for w in cluster.worker], listed
+        )
+        self.sharings = Sharings(index, self.registry, self._agreement, state / "sharings")
         self._reconciler = Reconciler(
             self.registry,
             self._names,
@@ -420,6 +428,7 @@ class Worker:
             try:
                 self.registry.flush()
                 self._reconciler.tick()
+                self.sharings.tick()
             except StorageError as error:
                 self.metrics.disk_refused()
                 _log.error("%s", error)

@@ -22,10 +22,14 @@ class ReplicatedCost(CostModel):
 
     def relu(self, size: int, shift: int, bits: int, partial: bool) -> Cost:
         """Truncation and multiple by r beside the tree, whose last level opens six bits."""
-        lent = 2 + (shift > 0 or partial)
-        multiple = _WORD * size * (lent + 2) + _narrow(2 * size, shift) + 2 * _narrow(size, shift)
+        multiple = self.gate(size, shift, partial).bytes
         tree, rounds = _tree(size, bits)
-        return Cost(multiple + tree + 6 * _plane(size) + _split(size, partial), rounds + 1)
+        return Cost(multiple + tree + 6 * _plane(size), rounds + 1)
+
+    def rectify(self, size: int, shift: int, bits: int, partial: bool) -> Cost:
+        """A ReLU whose bit is lent as well."""
+        relu = self.relu(size, shift, bits, partial)
+        return Cost(relu.bytes + _plane(size), relu.rounds)
 
     def negative(self, size: int, shift: int, bits: int, partial: bool) -> Cost:
         """The tree, whose last level reshares three bits."""
@@ -43,6 +47,12 @@ class ReplicatedCost(CostModel):
     def select(self, size: int) -> Cost:
         """Two elements to worker 2, two to worker 0, six bits to open."""
         return Cost(4 * _WORD * size + 6 * _plane(size), 2)
+
+    def gate(self, size: int, shift: int, partial: bool) -> Cost:
+        """Two or three elements to worker 2, two to worker 0, s-bit values with them."""
+        lent = 2 + (shift > 0 or partial)
+        low = _narrow(2 * size, shift) + 2 * _narrow(size, shift)
+        return Cost(_WORD * size * (lent + 2) + low + _split(size, partial), 2)
 
 
 def _plane(size: int) -> int:

@@ -19,11 +19,19 @@ from tercet.crypto.prg import Streams
 from tercet.protocol.base import Bits, Kernel, Partial, Protocol, Share, Words
 from tercet.protocol.replicated.layout import AHEAD, relu_layout, truncate_layout
 from tercet.protocol.replicated.party import Party
-from tercet.protocol.replicated.select import chosen, flip_bit, masked_multiple, open_flipped
+from tercet.protocol.replicated.select import (
+    chosen,
+    flip_bit,
+    halves,
+    kept_bit,
+    lend_plane,
+    masked_multiple,
+    open_flipped,
+)
 from tercet.protocol.replicated.sign import and_gate, sign_opened, sign_shared
 from tercet.protocol.replicated.split import Split, split_partial, split_share
 from tercet.protocol.replicated.truncate import truncated
-from tercet.protocol.rounds import Round, Steps, together, words
+from tercet.protocol.rounds import Round, Steps, done, together, words
 
 
 class Replicated(Protocol):
@@ -102,26 +110,49 @@ class Replicated(Protocol):
         )
         return _shaped(result, x.shape)
 
+    def round(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
+        """Truncate x + 2^shift: a truncation is one unit too low on average, whatever x is."""
+        moved = self.add_public(x, np.asarray(np.uint64(1 << shift)))
+        return self.truncate(moved, shift, at)
+
     def relu(self, x: Share | Partial, shift: int, bits: int, at: str) -> Steps[Share]:
         """Truncate, multiply by a random bit r and find the sign, side by side; open sign xor r.
 
         With y the truncated value and c = sign xor r: relu = y - r y if c is 0, r y if c is 1.
         """
+        value, _ = yield from self._relu(x, shift, bits, False, at)
+        return value
+
+    def rectify(
+        self, x: Share | Partial, shift: int, bits: int, at: str
+    ) -> Steps[tuple[Share, Bits]]:
+        """Run a ReLU beside lending t: not sign = not c xor t xor q."""
+        value, bit = yield from self._relu(x, shift, bits, True, at)
+        assert bit is not None
+        return value, bit
+
+    def _relu(
+        self, x: Share | Partial, shift: int, bits: int, keep: bool, at: str
+    ) -> Steps[tuple[Share, Bits | None]]:
         if x.size <= AHEAD:
             self.party.draw_ahead(at, relu_layout(x.size, shift, bits, isinstance(x, Partial)))
         split, begin = self._split(x, at)
         flip = flip_bit(self.party, x.size, at)
-        _, (value, multiple), opened = cast(
-            "tuple[None, tuple[Share, Share], Words]",
+        _, (value, multiple), opened, lent = cast(
+            "tuple[None, tuple[Share, Share], Words, Words]",
             (
                 yield from together(
                     begin,
                     truncated(self.party, split, shift, flip, at),
                     sign_opened(self.party, split, shift, bits, flip, at),
+                    lend_plane(self.party, flip, at) if keep else done(flip),
                 )
             ),
         )
-        return _shaped(chosen(opened, value, multiple), x.shape)
+        result = _shaped(chosen(opened, value, multiple), x.shape)
+        if not keep:
+            return result, None
+        return result, Bits(kept_bit(self.party, opened, flip, lent), x.shape)
 
     def negative(self, x: Share | Partial, shift: int, bits: int, at: str) -> Steps[Bits]:
         """Compare as ``relu`` does, and keep the bit shared."""
@@ -158,6 +189,20 @@ class Replicated(Protocol):
         )
         assert split.share is not None
         return _shaped(chosen(~opened, split.share, multiple), x.shape)
+
+    def gate(self, bit: Bits, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
+        """Two rounds: a shared bit is the xor of what worker 0 knows and what the pair knows."""
+        moved = self.add_public(x, np.asarray(np.uint64(1 << shift))) if shift else x
+        split, begin = self._split(moved, at)
+        _, (_, result) = cast(
+            "tuple[None, tuple[Share, Share]]",
+            (
+                yield from together(
+                    begin, truncated(self.party, split, shift, halves(self.party, bit), at)
+                )
+            ),
+        )
+        return _shaped(result, x.shape)
 
     def _split(self, x: Share | Partial, at: str) -> tuple[Split, Steps[None]]:
         if isinstance(x, Share):

@@ -56,3 +56,41 @@ def open_flipped(party: Party, bit: Bits, plane: Words, at: str) -> Steps[Words]
 def flipped(party: Party, summand: Words, plane: Words) -> Words:
     """Add r = t xor q to a XOR sharing: t at worker 0, q at worker 1."""
     return summand if party.index == 2 else summand ^ plane
+
+
+def halves(party: Party, bit: Bits) -> Words:
+    """Return this worker's half of a shared bit, as ``flip_bit`` has it of a random one.
+
+    Worker 0 holds summands 0 and 1, workers 1 and 2 both hold summand 2.
+    """
+    if party.index == 0:
+        return bit.parts[0] ^ bit.parts[1]
+    return bit.parts[2 - party.index]
+
+
+def lend_plane(party: Party, plane: Words, at: str) -> Steps[Words]:
+    """Split worker 0's t in a summand of workers 0 and 1 and one of workers 2 and 0.
+
+    Return the summand of workers 2 and 0 at these two, that of workers 0 and 1 at worker 1. One
+    round, one bit an element.
+    """
+    size = plane.size
+    if party.index == 2:
+        received = yield Round(from_next=8 * size)
+        return words(received.from_next, size)
+    mask = party.of_lender("keep", at, size)
+    if party.index == 1:
+        yield Round()
+        return mask
+    sent: Words = plane ^ mask
+    yield Round(to_prev=[sent])
+    return sent
+
+
+def kept_bit(party: Party, opened: Words, plane: Words, lent: Words) -> tuple[Words, Words]:
+    """Return a sharing of not c xor t xor q, with ``plane`` t or q and ``lent`` as above."""
+    if party.index == 0:
+        return lent ^ ~opened, lent ^ plane
+    if party.index == 1:
+        return lent, plane
+    return plane, lent ^ ~opened

@@ -1,0 +1,82 @@
+"""Clipping and rounding an update so that its integer norm provably stays within the bound."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tercet.errors import InputError
+from tercet.service.aggregation_terms import WEIGHT_SCALE, AggregationTerms
+
+
+class Quantised(NamedTuple):
+    """An update as it is contributed: ring elements (words,), its norm, and if it was clipped."""
+
+    words: NDArray[np.uint64]
+    norm: float
+    clipped: bool
+
+
+def quantise(update: ArrayLike, weight: float, terms: AggregationTerms) -> Quantised:
+    """Return ``weight`` times the clipped update as integers whose norm is at most the bound.
+
+    The update is scaled to norm ``bound`` if it exceeds it, multiplied by the weight and rounded
+    to the nearest multiple of 2^-scale. Should rounding have carried the exact integer norm over
+    the bound, it is scaled to bound - sqrt(length) / 2 instead, which rounding cannot undo.
+
+    Raises:
+        InputError: for NaN, infinity, another size, or a weight that does not fit.
+    """
+    if not 0 <= weight <= 1:
+        raise InputError(f"a weight of {weight}", "Give 0 to 1: divide by the largest one")
+    if weight != 1 and not terms.weighted:
+        raise InputError(
+            f"a weight of {weight} where contributions carry none",
+            "Make the agreement with weighted=True",
+        )
+    values = np.asarray(update)
+    if values.dtype.kind not in "fiub":
+        raise InputError(f"an update of dtype {values.dtype}", "Give real numbers")
+    if values.size != terms.length:
+        raise InputError(
+            f"an update of shape {values.shape}, {values.size} elements",
+            f"The agreement is about {terms.length}",
+        )
+    reals = values.reshape(-1).astype(np.float64)
+    # A norm that overflows, NaN and infinity all show in the sum of squares.
+    norm = math.sqrt(float(np.dot(reals, reals)))
+    if not math.isfinite(norm):
+        wrong = np.flatnonzero(~np.isfinite(reals))
+        where = f"at index {wrong[0]}" if wrong.size else "in its norm"
+        raise InputError(
+            f"the update has NaN, infinity or overflow {where}", "Check the local training"
+        )
+    unit = 2.0**terms.scale
+    factor = min(unit, terms.bound / norm) if norm else unit
+    clipped = factor < unit
+    whole = _rounded(reals, factor * weight)
+    if _square(whole) > terms.bound**2:
+        clipped = True
+        room = (terms.bound - math.sqrt(terms.length) / 2) * (1 - 2.0**-40)
+        whole = _rounded(reals, room / norm * weight)
+    square = _square(whole)
+    words = np.empty(terms.words, np.uint64)
+    words[: terms.length] = whole.view(np.uint64)
+    if terms.weighted:
+        words[-1] = round(weight * 2**WEIGHT_SCALE)
+    return Quantised(words, math.sqrt(square) / unit, clipped)
+
+
+def _rounded(values: NDArray[np.float64], factor: float) -> NDArray[np.int64]:
+    scaled = values * factor
+    np.rint(scaled, out=scaled)
+    return scaled.astype(np.int64)
+
+
+def _square(whole: NDArray[np.int64]) -> int:
+    """Return the exact squared norm: integers below 2^53, which double precision holds."""
+    reals = whole.astype(np.float64)
+    return int(np.dot(reals, reals))
