@@ -110,7 +110,7 @@ class Terminal:
 
     def begin(self, number: int, participants: int) -> None:
         """Show that a round begins."""
-        self._progress.reset(self._bar, total=participants, number=number, what="")
+        self._progress.update(self._bar, completed=0, total=participants, number=number, what="")
 
     def heard(self, name: str, failure: str | None) -> None:
         """Show that a participant has contributed, or why it has not."""

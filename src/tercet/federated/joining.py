@@ -12,8 +12,8 @@ from tercet.federated.aggregation import Session
 from tercet.federated.consent import Consent
 from tercet.federated.participant import Participant
 from tercet.federated.remote import ASK, TELL, Answer, Ask, Tell, unpack
-from tercet.service.agreements import Document
 from tercet.service.aggregation_terms import AggregationTerms
+from tercet.service.agreements import Document
 from tercet.service.cluster import Cluster
 from tercet.service.config import ClusterConfig, WorkerEntry
 from tercet.service.connection import Connection
@@ -98,7 +98,9 @@ def sign(consent: Consent, cluster: Cluster, digest: bytes) -> Session:
     with Party(cluster.config, consent.identity) as party:
         terms: Document = party.find(digest.hex()).terms
     if not isinstance(terms, AggregationTerms):
-        raise RefusedError(f"the agreement {terms.name!r} is about something else", "Ask the server")
+        raise RefusedError(
+            f"the agreement {terms.name!r} is about something else", "Ask the server"
+        )
     consent.check(terms)
     return Session(cluster, consent.identity, terms)
 

@@ -27,7 +27,6 @@ from tercet.federated.update import Arrays
 from tercet.net.listener import Listener, bind
 from tercet.net.tls import peer_identity, server_context
 from tercet.service.aggregation_terms import AggregationTerms
-from tercet.service.failures import to_failure
 from tercet.service.http import errors, read_body, replying
 from tercet.service.messages import Failure, decode
 from tercet.service.portal import Portal

@@ -50,9 +50,7 @@ class KerasTrainer:
     def __call__(self, weights: Arrays, round_number: int) -> Arrays:
         """Return the weights after training from ``weights``."""
         _load(self._model, weights, self._fresh)
-        self._model.fit(
-            self._x, self._y, epochs=self._epochs, batch_size=self._batch, verbose=0
-        )
+        self._model.fit(self._x, self._y, epochs=self._epochs, batch_size=self._batch, verbose=0)
         return _weights(self._model)
 
 
@@ -131,9 +129,7 @@ class PrivateKerasTrainer:
         return _weights(self._model)
 
 
-def _check(
-    model: Foreign, x: NDArray[Any], y: NDArray[Any], epochs: int, batch_size: int
-) -> None:
+def _check(model: Foreign, x: NDArray[Any], y: NDArray[Any], epochs: int, batch_size: int) -> None:
     if len(x) != len(y) or not len(x) or epochs < 1 or batch_size < 1:
         raise InputError(
             f"{len(x)} rows of x, {len(y)} of y, {epochs} epochs, batch size {batch_size}",

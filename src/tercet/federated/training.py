@@ -173,7 +173,7 @@ def run_rounds(
             else:
                 failures = 0
                 vector = step(vector, opened.mean)
-                contributors = tuple(names[who] for who in opened.contributors)
+                contributors = tuple(n for who, n in names.items() if who in opened.contributors)
                 absent.update({names[who]: why for who, why in opened.dropped.items()})
             seconds = time.perf_counter() - started
             event, guarantee = event_of(server.terms, number), None

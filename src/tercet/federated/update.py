@@ -55,4 +55,3 @@ def change(before: Arrays, after: Arrays) -> Vector:
             "training ended in weights that are not finite", "Use a smaller learning rate"
         )
     return update
-

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
@@ -29,7 +29,7 @@ class Settings:
     """A data owner's own settings: not the server's to choose.
 
     Attributes:
-        cluster: path of ``cluster.toml``.
+        cluster: the three workers, or the path of ``cluster.toml``.
         identity: its identity, or the path of NAME.crt without the suffix, with NAME.key beside it.
         minimum: least number of contributors that it accepts.
         known: the participants that it accepts; everybody if None.
@@ -38,7 +38,7 @@ class Settings:
             carries noise.
     """
 
-    cluster: str | Path
+    cluster: Cluster | str | Path
     identity: Identity | str | Path
     minimum: int = 2
     known: Sequence[PublicIdentity] | None = None
@@ -70,8 +70,8 @@ def from_node_config(context: Context) -> Settings:
         if f"tercet-{name}" not in given:
             raise ConfigError(
                 f"no tercet-{name} in the node's configuration",
-                "Start flower-supernode with --node-config 'tercet-cluster=\\"...\\" "
-                "tercet-identity=\\"...\\"', or give secure_mod its settings",
+                "Name tercet-cluster and tercet-identity in flower-supernode's --node-config, or "
+                "give secure_mod its settings",
             )
         return str(given[f"tercet-{name}"])
 
@@ -123,7 +123,9 @@ def _handle(
         raise RefusedError(
             "the server asks for an update in the clear", "Wrap its strategy in SecureStrategy"
         )
-    consent, cluster = mine.consent(), Cluster.load(mine.cluster)
+    consent, cluster = mine.consent(), mine.cluster
+    if not isinstance(cluster, Cluster):
+        cluster = Cluster.load(cluster)
     if asked["kind"] == HELLO:
         return _reply(message, ConfigRecord({"certificate": consent.identity.public.certificate}))
     with sign(consent, cluster, _bytes(asked, "agreement")) as session:
@@ -141,7 +143,7 @@ def _handle(
             )
         weight = 1.0
         if session.terms.weighted:
-            weight = _weight(reply, str(asked["weighted-by"]), asked["most-examples"])
+            weight = _weight(reply, str(asked["weighted_by"]), asked["most_examples"])
         update = change(list(before.values()), [after[name] for name in before])
         session.contribute(int(str(asked["number"])) - 1, update, weight)
     shown = {

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from tercet.crypto.identity import Identity, PublicIdentity
 from tercet.crypto.prg import fresh
-from tercet.errors import InputError, RefusedError, TercetError, TransportError
+from tercet.errors import InputError, RefusedError, TransportError
 from tercet.federated.aggregation import Aggregate, Aggregation, Server, serve
 from tercet.federated.noise import UserLevel, event_of, with_noise
 from tercet.federated.update import flatten, unflatten
@@ -159,7 +159,8 @@ class SecureStrategy(Strategy):
             ROUND,
             agreement=self._running().agreement.digest,
             number=server_round,
-            **{"weighted-by": self._weighted_by, "most-examples": self._most_examples or 0},
+            weighted_by=self._weighted_by,
+            most_examples=self._most_examples or 0,
         )
         messages = [
             message
@@ -189,11 +190,13 @@ class SecureStrategy(Strategy):
                 _log.warning("\t> node %d: %s", reply.metadata.src_node_id, reply.error.reason)
             return None, None
         made = self._step(opened.mean)
-        counted = []
-        for who in opened.contributors:
-            if who in done:
-                counted.append(self._stand_in(done[who], made))
-        return self._inner.aggregate_train(server_round, [*counted, *failed])
+        counted = [self._stand_in(done[who], made) for who in opened.contributors if who in done]
+        arrays, metrics = self._inner.aggregate_train(server_round, [*counted, *failed])
+        if arrays is None:
+            return None, metrics
+        # A mean of counters is none: they stay as they were.
+        stepped = {name: arrays[name].numpy() for name in real_arrays(self._current)}
+        return with_real_arrays(self._current, stepped), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -103,40 +103,44 @@ def application(worker: Worker, gate: Gate) -> web.Application:
 
     async def probe(request: web.Request) -> object:
         gate.caller(request, gate.all)
-        return len(await _body(request, MAX_PROBE))
+        return len(await read_body(request, MAX_PROBE))
 
     async def describe(request: web.Request) -> object:
         reader = gate.caller(request, gate.members).fingerprint
-        return worker.describe(decode(await _body(request, MAX_SMALL), Describe).name, reader)
+        return worker.describe(decode(await read_body(request, MAX_SMALL), Describe).name, reader)
 
     async def version(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        name = decode(await _body(request, MAX_SMALL), Describe).name
+        name = decode(await read_body(request, MAX_SMALL), Describe).name
         return worker.ownership.next_version(owner, name)
 
     async def prepare(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        body = await _body(request, MAX_MODEL)
+        body = await read_body(request, MAX_MODEL)
         await worker.ownership.prepare(owner, await asyncio.to_thread(decode, body, Prepare))
         return None
 
     async def commit(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        return worker.ownership.commit(owner, decode(await _body(request, MAX_SMALL), Commit).id)
+        return worker.ownership.commit(
+            owner, decode(await read_body(request, MAX_SMALL), Commit).id
+        )
 
     async def change(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        return await worker.ownership.change(owner, decode(await _body(request, MAX_SMALL), Change))
+        return await worker.ownership.change(
+            owner, decode(await read_body(request, MAX_SMALL), Change)
+        )
 
     async def deposit(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        body = await _body(request, MAX_MODEL)
+        body = await read_body(request, MAX_MODEL)
         await worker.sharings.prepare(owner, await asyncio.to_thread(decode, body, Deposit))
         return None
 
     async def deposited(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        return worker.sharings.commit(owner, decode(await _body(request, MAX_SMALL), Commit).id)
+        return worker.sharings.commit(owner, decode(await read_body(request, MAX_SMALL), Commit).id)
 
     async def sharings(request: web.Request) -> object:
         gate.caller(request, gate.owners)
@@ -144,21 +148,21 @@ def application(worker: Worker, gate: Gate) -> web.Application:
 
     async def discard(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        worker.sharings.remove(owner, decode(await _body(request, MAX_SMALL), Discard).name)
+        worker.sharings.remove(owner, decode(await read_body(request, MAX_SMALL), Discard).name)
         return None
 
     async def propose(request: web.Request) -> object:
         proposer = gate.caller(request, gate.members)
-        document = decode(await _body(request, MAX_PROPOSAL), Propose).document
+        document = decode(await read_body(request, MAX_PROPOSAL), Propose).document
         return worker.agreements.propose(proposer, document)
 
     async def sign(request: web.Request) -> object:
         signer = gate.caller(request, gate.members)
-        return worker.agreements.sign(signer, decode(await _body(request, MAX_SMALL), Sign))
+        return worker.agreements.sign(signer, decode(await read_body(request, MAX_SMALL), Sign))
 
     async def agreements(request: web.Request) -> object:
         reader = gate.caller(request, gate.members)
-        digest = decode(await _body(request, MAX_SMALL), Show).digest
+        digest = decode(await read_body(request, MAX_SMALL), Show).digest
         return worker.agreements.show(reader, digest)
 
     async def calls(request: web.Request) -> web.StreamResponse:
@@ -193,7 +197,7 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         gate.caller(request, gate.watchers)
         return worker.show_metrics().decode()
 
-    app = web.Application(client_max_size=MAX_MODEL, middlewares=[_errors])
+    app = web.Application(client_max_size=MAX_MODEL, middlewares=[errors])
     app[SOCKETS] = set()
     app.on_shutdown.append(close_calls)
     for path, answer in (
@@ -221,11 +225,11 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         ("/v1/agreements/propose", propose),
         ("/v1/agreements/sign", sign),
     ):
-        app.router.add_post(path, _reply(handler))
+        app.router.add_post(path, replying(handler))
     return app
 
 
-async def _body(request: web.Request, limit: int) -> bytes:
+async def read_body(request: web.Request, limit: int) -> bytes:
     """Return the body of a request, never compressed and of a length that was announced.
 
     Raises:
@@ -240,7 +244,9 @@ async def _body(request: web.Request, limit: int) -> bytes:
     return await request.read()
 
 
-def _reply(handler: Callable[[web.Request], Awaitable[object]]) -> Handler:
+def replying(handler: Callable[[web.Request], Awaitable[object]]) -> Handler:
+    """Return a route that answers with what ``handler`` returns, encoded."""
+
     async def run(request: web.Request) -> web.StreamResponse:
         return web.Response(body=encode(await handler(request)), content_type="application/msgpack")
 
@@ -248,7 +254,7 @@ def _reply(handler: Callable[[web.Request], Awaitable[object]]) -> Handler:
 
 
 @web.middleware
-async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn every exception into a ``Failure``; nothing else of it leaves the process."""
     headers = {}
     try:
