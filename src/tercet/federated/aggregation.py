@@ -278,7 +278,7 @@ def _agree(cluster: Cluster, identity: Identity, terms: AggregationTerms) -> Agr
 
 def _aggregate(told: Summed, terms: AggregationTerms, round: int) -> Aggregate:
     values = told.words.view(np.int64)
-    unit = 2.0**-terms.scale
+    unit = np.float64(2.0**-terms.scale)
     weight = float(len(told.contributors))
     if terms.weighted:
         weight = float(values[-1]) * 2.0**-WEIGHT_SCALE

@@ -42,7 +42,7 @@ class Half(NamedTuple):
     """One summand of a contribution: a dealt seed, or its words."""
 
     seed: bytes
-    data: memoryview | bytes
+    data: bytes | bytearray
 
     def expand(self, words: int) -> Words:
         """Return the summand (words,)."""

@@ -74,6 +74,11 @@ def run_batch(
     joined = tuple(np.concatenate(c) for c in zip(*(r.parts for r in results), strict=True))
     parts, start = [], 0
     for rows, _ in requests:
-        parts.append(reveal(Share(tuple(j[start : start + rows] for j in joined))))
+        parts.append(release(Share(tuple(j[start : start + rows] for j in joined))))
         start += rows
     return parts, measure
+
+
+def release(share: Share) -> OutputPart:
+    """Return this worker's part of a result whose release was allowed: see ``reveal``."""
+    return reveal(share)

@@ -21,6 +21,7 @@ from tercet.crypto.identity import PublicIdentity
 from tercet.errors import NotFoundError, RefusedError
 from tercet.program.program import MALFORMED
 from tercet.service import audit
+from tercet.service.aggregation_terms import AggregationTerms
 from tercet.service.audit import Event
 from tercet.service.messages import Agreed, Sign
 from tercet.service.registry import Registry
@@ -30,7 +31,7 @@ from tercet.service.training_terms import TrainingTerms
 _log = logging.getLogger("tercet.worker")
 
 #: Every kind of document that a worker understands; their tags tell them apart.
-Document: TypeAlias = TrainingTerms
+Document: TypeAlias = TrainingTerms | AggregationTerms
 
 APPROVAL, WITHDRAWAL = "agreement", "withdrawal"
 #: Agreements that one identity may have proposed here.
@@ -233,7 +234,7 @@ def read_document(document: bytes) -> Document:
             f"a document of {len(document)} bytes", f"{MAX_DOCUMENT} bytes are the most"
         )
     try:
-        terms = msgspec.msgpack.decode(document, type=Document)
+        terms: Document = msgspec.msgpack.decode(document, type=Document)
     except MALFORMED as error:
         raise RefusedError(
             f"not a document of this version: {error}",

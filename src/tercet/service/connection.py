@@ -65,13 +65,20 @@ class Connection:
             TransportError: if a worker cannot be reached; names its address.
             TercetError: what a worker answered, the most telling one if several did.
         """
+        return self.send_all(path, [encode(body) for body in bodies], kind, timeout)
+
+    def send_all(
+        self, path: str, bodies: Sequence[bytes], kind: type[T], timeout: float
+    ) -> list[T]:
+        """Do the same as ``ask_all`` with bodies that are encoded already."""
         return _all(self._portal.call(self._ask_all(path, bodies, kind, timeout)))
 
     def ask_each(
         self, path: str, bodies: Sequence[object], kind: type[T], timeout: float
     ) -> list[T | BaseException]:
         """Do the same as ``ask_all`` but return errors in the places of their workers."""
-        return self._portal.call(self._ask_all(path, bodies, kind, timeout))
+        encoded = [encode(body) for body in bodies]
+        return self._portal.call(self._ask_all(path, encoded, kind, timeout))
 
     def call_all(self, bodies: Sequence[object], kind: type[T], timeout: float) -> list[T]:
         """Call each worker at the same time over its standing socket: for predictions.
@@ -106,7 +113,7 @@ class Connection:
             raise _unreachable(entry, error) from None
 
     async def _ask_all(
-        self, path: str, bodies: Sequence[object], kind: type[T], timeout: float
+        self, path: str, bodies: Sequence[bytes], kind: type[T], timeout: float
     ) -> list[T | BaseException]:
         await self._open()
         asks: list[Coroutine[Any, Any, T]] = [
@@ -114,12 +121,12 @@ class Connection:
         ]
         return await asyncio.gather(*asks, return_exceptions=True)
 
-    async def _ask(self, index: int, path: str, body: object, kind: type[T], timeout: float) -> T:
+    async def _ask(self, index: int, path: str, body: bytes, kind: type[T], timeout: float) -> T:
         entry = self.cluster.worker[index]
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT)
         try:
             async with self._sessions[index].post(
-                path, data=_body(encode(body)), timeout=limits
+                path, data=_body(body), timeout=limits
             ) as response:
                 answer = await response.read()
         except TimeoutError as error:

@@ -47,6 +47,8 @@ from tercet.service.messages import (
 )
 from tercet.service.pipe import Incoming, write_message
 from tercet.service.shares import load_shares
+from tercet.service.sum_messages import FoldJob, SumCommand
+from tercet.service.sums import Sums
 
 _log = logging.getLogger("tercet.dataplane")
 
@@ -96,6 +98,7 @@ class DataPlane:
         self._transport = transport
         self._models: dict[bytes, _Held] = {}
         self._lock = threading.Lock()
+        self._sums = Sums(setup.name, transport, self._tell, MESSAGE_TIMEOUT)
         self._output = os.fdopen(os.dup(1), "wb")
         # Nothing else may write where the control process reads messages.
         os.dup2(2, 1)
@@ -103,6 +106,7 @@ class DataPlane:
     def serve(self) -> None:
         """Obey the control process until it closes the pipe."""
         threading.Thread(target=self._watch, daemon=True).start()
+        self._sums.start()
         while (command := self._next()) is not None:
             if isinstance(command, Load):
                 self._tell(self._load(command))
@@ -124,13 +128,23 @@ class DataPlane:
                 message = self._incoming.read()
                 if message is None:
                     return None
-                self._ahead.append(msgspec.msgpack.decode(message, type=Command))
+                command = msgspec.msgpack.decode(message, type=Command)
+                if isinstance(command, SumCommand):
+                    self._pass_on(command)
+                else:
+                    self._ahead.append(command)
             command = self._ahead.popleft()
             voided = any(isinstance(later, Void) for later in self._ahead)
             if not (isinstance(command, Job) and voided):
                 return command
             lost = TransportError("a worker was lost", "Try again when it is back")
             self._tell(Failed(command.number, to_failure(lost)))
+
+    def _pass_on(self, command: SumCommand) -> None:
+        """Hand a command to the thread of the sums, with the arrays that follow it."""
+        count = command.bodies if isinstance(command, FoldJob) else 0
+        bodies = [body for _ in range(count) if (body := self._incoming.read()) is not None]
+        self._sums.put(command, bodies)
 
     def _load(self, command: Load) -> Loaded:
         try:

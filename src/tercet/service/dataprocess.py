@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -27,6 +28,14 @@ from tercet.service.messages import (
     encode,
 )
 from tercet.service.pipe import HEADER, frame, message_size
+from tercet.service.sum_messages import (
+    Finished,
+    FinishJob,
+    Folded,
+    FoldJob,
+    Released,
+    ReleaseJob,
+)
 
 _log = logging.getLogger("tercet.worker")
 
@@ -48,7 +57,7 @@ class DataProcess:
         self._setup = setup
         self._models = models
         self._process: asyncio.subprocess.Process | None = None
-        self._jobs: dict[int, asyncio.Future[Done]] = {}
+        self._jobs: dict[int, asyncio.Future[Any]] = {}
         self._number = 0
         self._watcher: asyncio.Task[None] | None = None
         self.connected: set[int] = set()
@@ -79,8 +88,8 @@ class DataProcess:
         assert self._process is not None
         return self._process.pid
 
-    def send(self, command: Command) -> None:
-        """Pass a command on.
+    def send(self, command: Command, bodies: Sequence[bytes | bytearray] = ()) -> None:
+        """Pass a command on, and the arrays that follow it.
 
         Raises:
             WorkerError: if the process is not there.
@@ -88,9 +97,9 @@ class DataProcess:
         process = self._process
         if process is None or process.stdin is None or process.stdin.is_closing():
             raise _gone()
-        message = encode(command)
-        process.stdin.write(frame(message))
-        process.stdin.write(message)
+        for message in (encode(command), *bodies):
+            process.stdin.write(frame(message))
+            process.stdin.write(message)
 
     def void(self) -> None:
         """Let the jobs fail that have not begun; what runs fails by its links."""
@@ -100,10 +109,31 @@ class DataProcess:
 
     def submit(self, job: Job) -> asyncio.Future[Done]:
         """Queue a job (its number is set here); the future fails if the job does."""
+        return self._submit(job, ())
+
+    def submit_fold(
+        self, job: FoldJob, bodies: Sequence[bytes | bytearray]
+    ) -> asyncio.Future[Folded]:
+        """Queue a job on contributions, whose arrays are ``bodies``."""
+        return self._submit(job, bodies)
+
+    def submit_finish(self, job: FinishJob) -> asyncio.Future[Finished]:
+        """Queue the end of a sum."""
+        return self._submit(job, ())
+
+    def submit_release(self, job: ReleaseJob) -> asyncio.Future[Released]:
+        """Queue the release of a stored sum."""
+        return self._submit(job, ())
+
+    def _submit(
+        self,
+        job: Job | FoldJob | FinishJob | ReleaseJob,
+        bodies: Sequence[bytes | bytearray],
+    ) -> asyncio.Future[Any]:
         self._number += 1
-        future: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         try:
-            self.send(msgspec.structs.replace(job, number=self._number))
+            self.send(msgspec.structs.replace(job, number=self._number), bodies)
         except WorkerError as error:
             future.set_exception(error)
         else:

@@ -6,10 +6,18 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+import aiohttp
 from aiohttp import web
 
 from tercet.crypto.identity import PublicIdentity
-from tercet.errors import BusyError, RefusedError, SecurityError, TercetError
+from tercet.errors import (
+    BusyError,
+    InputError,
+    RefusedError,
+    SecurityError,
+    TercetError,
+    TransportError,
+)
 from tercet.net.tls import peer_identity
 from tercet.service.calls import PATH as CALLS_PATH
 from tercet.service.calls import SOCKETS, answer_calls, close_calls
@@ -32,6 +40,8 @@ from tercet.service.messages import (
 from tercet.service.metrics import METRICS_TYPE
 from tercet.service.peers import PATH
 from tercet.service.roster import Lists
+from tercet.service.rounds import Body
+from tercet.service.sum_messages import HEAD_BYTES, Ask, Contribute
 from tercet.service.terms import MAX_DOCUMENT
 from tercet.service.worker import Worker
 
@@ -103,44 +113,40 @@ def application(worker: Worker, gate: Gate) -> web.Application:
 
     async def probe(request: web.Request) -> object:
         gate.caller(request, gate.all)
-        return len(await read_body(request, MAX_PROBE))
+        return len(await _body(request, MAX_PROBE))
 
     async def describe(request: web.Request) -> object:
         reader = gate.caller(request, gate.members).fingerprint
-        return worker.describe(decode(await read_body(request, MAX_SMALL), Describe).name, reader)
+        return worker.describe(decode(await _body(request, MAX_SMALL), Describe).name, reader)
 
     async def version(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        name = decode(await read_body(request, MAX_SMALL), Describe).name
+        name = decode(await _body(request, MAX_SMALL), Describe).name
         return worker.ownership.next_version(owner, name)
 
     async def prepare(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        body = await read_body(request, MAX_MODEL)
+        body = await _body(request, MAX_MODEL)
         await worker.ownership.prepare(owner, await asyncio.to_thread(decode, body, Prepare))
         return None
 
     async def commit(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        return worker.ownership.commit(
-            owner, decode(await read_body(request, MAX_SMALL), Commit).id
-        )
+        return worker.ownership.commit(owner, decode(await _body(request, MAX_SMALL), Commit).id)
 
     async def change(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        return await worker.ownership.change(
-            owner, decode(await read_body(request, MAX_SMALL), Change)
-        )
+        return await worker.ownership.change(owner, decode(await _body(request, MAX_SMALL), Change))
 
     async def deposit(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        body = await read_body(request, MAX_MODEL)
+        body = await _body(request, MAX_MODEL)
         await worker.sharings.prepare(owner, await asyncio.to_thread(decode, body, Deposit))
         return None
 
     async def deposited(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        return worker.sharings.commit(owner, decode(await read_body(request, MAX_SMALL), Commit).id)
+        return worker.sharings.commit(owner, decode(await _body(request, MAX_SMALL), Commit).id)
 
     async def sharings(request: web.Request) -> object:
         gate.caller(request, gate.owners)
@@ -148,22 +154,32 @@ def application(worker: Worker, gate: Gate) -> web.Application:
 
     async def discard(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        worker.sharings.remove(owner, decode(await read_body(request, MAX_SMALL), Discard).name)
+        worker.sharings.remove(owner, decode(await _body(request, MAX_SMALL), Discard).name)
         return None
 
     async def propose(request: web.Request) -> object:
         proposer = gate.caller(request, gate.members)
-        document = decode(await read_body(request, MAX_PROPOSAL), Propose).document
+        document = decode(await _body(request, MAX_PROPOSAL), Propose).document
         return worker.agreements.propose(proposer, document)
 
     async def sign(request: web.Request) -> object:
         signer = gate.caller(request, gate.members)
-        return worker.agreements.sign(signer, decode(await read_body(request, MAX_SMALL), Sign))
+        return worker.agreements.sign(signer, decode(await _body(request, MAX_SMALL), Sign))
 
     async def agreements(request: web.Request) -> object:
         reader = gate.caller(request, gate.members)
-        digest = decode(await read_body(request, MAX_SMALL), Show).digest
+        digest = decode(await _body(request, MAX_SMALL), Show).digest
         return worker.agreements.show(reader, digest)
+
+    async def contribute(request: web.Request) -> object:
+        who = gate.caller(request, gate.members)
+        head, body = await _framed(request)
+        await worker.rounds.contribute(who, decode(head, Contribute), body)
+        return None
+
+    async def aggregate(request: web.Request) -> object:
+        who = gate.caller(request, gate.members)
+        return await worker.rounds.ask(who, decode(await _body(request, MAX_PROPOSAL), Ask))
 
     async def calls(request: web.Request) -> web.StreamResponse:
         async def predict(body: bytes) -> object:
@@ -197,7 +213,7 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         gate.caller(request, gate.watchers)
         return worker.show_metrics().decode()
 
-    app = web.Application(client_max_size=MAX_MODEL, middlewares=[errors])
+    app = web.Application(client_max_size=MAX_MODEL, middlewares=[_errors])
     app[SOCKETS] = set()
     app.on_shutdown.append(close_calls)
     for path, answer in (
@@ -221,15 +237,17 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         ("/v1/sharings/prepare", deposit),
         ("/v1/sharings/commit", deposited),
         ("/v1/sharings/remove", discard),
+        ("/v1/sums/contribute", contribute),
+        ("/v1/sums/aggregate", aggregate),
         ("/v1/agreements", agreements),
         ("/v1/agreements/propose", propose),
         ("/v1/agreements/sign", sign),
     ):
-        app.router.add_post(path, replying(handler))
+        app.router.add_post(path, _reply(handler))
     return app
 
 
-async def read_body(request: web.Request, limit: int) -> bytes:
+async def _body(request: web.Request, limit: int) -> bytes:
     """Return the body of a request, never compressed and of a length that was announced.
 
     Raises:
@@ -244,9 +262,40 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     return await request.read()
 
 
-def replying(handler: Callable[[web.Request], Awaitable[object]]) -> Handler:
-    """Return a route that answers with what ``handler`` returns, encoded."""
+async def _framed(request: web.Request) -> tuple[bytes, Body]:
+    """Return the head of a contribution, and what reads the rest of it when its turn has come.
 
+    Raises:
+        RefusedError: if there is none of a small announced length.
+    """
+    length, stream = request.content_length or 0, request.content
+    size = 0
+    if "Content-Encoding" not in request.headers and length >= HEAD_BYTES:
+        size = int.from_bytes(await stream.readexactly(HEAD_BYTES), "little")
+    if not 0 < size <= min(MAX_SMALL, length - HEAD_BYTES):
+        raise RefusedError("a malformed contribution", "Use Tercet's own client")
+
+    async def body(wanted: int) -> bytearray:
+        if length - HEAD_BYTES - size != wanted:
+            raise InputError(
+                f"a contribution of {length - HEAD_BYTES - size} bytes",
+                f"The agreement is about updates of {wanted} bytes",
+            )
+        buffer, filled = bytearray(wanted), 0
+        try:
+            async for chunk in stream.iter_any():
+                buffer[filled : filled + len(chunk)] = chunk
+                filled += len(chunk)
+        except (aiohttp.ClientError, OSError):
+            filled = -1
+        if filled != wanted:
+            raise TransportError("the contribution broke off", "Contribute again")
+        return buffer
+
+    return await stream.readexactly(size), body
+
+
+def _reply(handler: Callable[[web.Request], Awaitable[object]]) -> Handler:
     async def run(request: web.Request) -> web.StreamResponse:
         return web.Response(body=encode(await handler(request)), content_type="application/msgpack")
 
@@ -254,7 +303,7 @@ def replying(handler: Callable[[web.Request], Awaitable[object]]) -> Handler:
 
 
 @web.middleware
-async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn every exception into a ``Failure``; nothing else of it leaves the process."""
     headers = {}
     try:

@@ -16,6 +16,7 @@ from tercet.program.program import MALFORMED
 from tercet.program.serving import Release
 from tercet.program.types import Shape
 from tercet.protocol.replicated.sharing import OutputPart, Summand
+from tercet.service.sum_messages import SumCommand, SumEvent, SumMessage
 
 T = TypeVar("T")
 
@@ -352,7 +353,7 @@ class Counted(msgspec.Struct, frozen=True, tag=True):
     requests: list[CountedRequest]
 
 
-PeerMessage = Offer | Withdraw | Run | Accepted | Inventory | Counted
+PeerMessage = Offer | Withdraw | Run | Accepted | Inventory | Counted | SumMessage
 
 
 # Between the two processes of one worker.
@@ -433,8 +434,8 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     fault: Failure | None = None
 
 
-Command = Load | Unload | Job | Cancel | Void
-Event = Done | Failed | Links | Loaded
+Command = Load | Unload | Job | Cancel | Void | SumCommand
+Event = Done | Failed | Links | Loaded | SumEvent
 
 
 def decode(data: bytes | bytearray | memoryview, kind: type[T]) -> T:

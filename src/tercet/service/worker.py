@@ -64,7 +64,11 @@ from tercet.service.peers import PeerLinks
 from tercet.service.rates import Rates
 from tercet.service.reconcile import Reconciler
 from tercet.service.registry import Registry
+from tercet.service.round_records import Records
+from tercet.service.round_store import RoundStore
+from tercet.service.rounds import Rounds
 from tercet.service.sharings import Sharings
+from tercet.service.sum_messages import SumMessage
 
 _log = logging.getLogger("tercet.worker")
 
@@ -134,9 +138,24 @@ class Worker:
         self._agreement = Agreement(index, self._names, self.links.send)
         self.ownership = Ownership(index, self.registry, self._agreement, self._peers, self._reload)
         self.agreements = Agreements(
-            self.registry, [w.identity.fingerprint for w in cluster.worker], listed
+            self.registry,
+            [w.identity.fingerprint for w in cluster.worker],
+            listed,
+            self._agreement_changed,
         )
         self.sharings = Sharings(index, self.registry, self._agreement, state / "sharings")
+        workers = [w.identity for w in cluster.worker]
+        self.rounds = Rounds(
+            index,
+            self._names,
+            self.agreements,
+            self._agreement,
+            Records(index, identity, workers, self.links.send),
+            RoundStore(self.registry, state / "sums"),
+            self.links.send,
+            self._plane,
+            self._missing,
+        )
         self._reconciler = Reconciler(
             self.registry,
             self._names,
@@ -357,8 +376,11 @@ class Worker:
             self._batches.received(peer, message)
         elif isinstance(message, Inventory | Counted):
             self._reconciler.received(peer, message)
+        elif isinstance(message, SumMessage):
+            self.rounds.received(peer, message)
         elif isinstance(message, Withdraw):
             refusal = to_error(message.reason, self._names[peer])
+            self.rounds.withdraw(message.id, refusal)
             if not self._batches.withdraw(message.id, refusal):
                 self._agreement.withdrawn(message.id, refusal)
         else:
@@ -369,12 +391,12 @@ class Worker:
             if self._data is not None:
                 self._data.void()
             self._agreement.peer_lost(peer)
-            self._batches.fail(
-                TransportError(
-                    f"worker {self._names[peer]} was lost during the request",
-                    "Try again when it is back (`tercet status`)",
-                )
+            lost = TransportError(
+                f"worker {self._names[peer]} was lost during the request",
+                "Try again when it is back (`tercet status`)",
             )
+            self._batches.fail(lost)
+            self.rounds.peer_lost(lost)
         self._reconciler.link_changed(peer, up)
 
     # What the batches ask for.
@@ -429,6 +451,7 @@ class Worker:
                 self.registry.flush()
                 self._reconciler.tick()
                 self.sharings.tick()
+                self.rounds.tick()
             except StorageError as error:
                 self.metrics.disk_refused()
                 _log.error("%s", error)
@@ -448,6 +471,9 @@ class Worker:
 
     def _changed(self) -> None:
         self._reconciler.changed()
+
+    def _agreement_changed(self, digest: bytes) -> None:
+        self.rounds.draw_ahead(digest)
 
     def _missing(self) -> list[str]:
         data = self._data.connected if self._data is not None else set()

@@ -60,9 +60,7 @@ def verdicts(
     return (yield from _open_all(protocol, protocol.bit_not(failed), rows, at))
 
 
-def _open_all(
-    protocol: Replicated, passed: Bits, rows: int, at: str
-) -> Steps[NDArray[np.bool_]]:
+def _open_all(protocol: Replicated, passed: Bits, rows: int, at: str) -> Steps[NDArray[np.bool_]]:
     """AND the bits of each row and open the results."""
     table = tuple(p.reshape(rows, _COLUMNS // _WORD) for p in passed.parts)
     first, second, third = (Bits(tuple(t[:, i] for t in table), (rows * _WORD,)) for i in range(3))
