@@ -133,8 +133,13 @@ class Coordinator(Group):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._portal.call(self._stop())
-        self._portal.close()
+        self.close()
+
+    def close(self) -> None:
+        """Tell the participants that the run is over, and close; harmless if it is done."""
+        if not self._over:
+            self._portal.call(self._stop())
+            self._portal.close()
 
     @property
     def members(self) -> list[PublicIdentity]:
