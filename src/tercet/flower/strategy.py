@@ -41,7 +41,7 @@ from tercet.service.cluster import Cluster
 
 _log = logging.getLogger("flwr")
 
-_POLL: Final = 0.5
+_POLL: Final = 1.0
 _DEADLINE: Final = 600
 
 
@@ -226,6 +226,7 @@ class SecureStrategy(Strategy):
                 raise TransportError(
                     f"{len(nodes)} of {self._nodes} nodes are connected", "Start the others"
                 )
+            _log.info("Waiting for nodes: %d of %d are connected", len(nodes), self._nodes)
             time.sleep(_POLL)
         told = self._ask(grid, dict.fromkeys(nodes, ""), question(HELLO), timeout)
         found = {}
