@@ -47,7 +47,7 @@ def quantise(update: ArrayLike, weight: float, terms: AggregationTerms) -> Quant
         )
     reals = values.reshape(-1).astype(np.float64)
     # A norm that overflows, NaN and infinity all show in the sum of squares.
-    norm = math.sqrt(float(np.dot(reals, reals)))
+    norm = math.sqrt(_square(reals))
     if not math.isfinite(norm):
         wrong = np.flatnonzero(~np.isfinite(reals))
         where = f"at index {wrong[0]}" if wrong.size else "in its norm"
@@ -57,26 +57,19 @@ def quantise(update: ArrayLike, weight: float, terms: AggregationTerms) -> Quant
     unit = 2.0**terms.scale
     factor = min(unit, terms.bound / norm) if norm else unit
     clipped = factor < unit
-    whole = _rounded(reals, factor * weight)
+    whole = np.rint(reals * (factor * weight))
+    # Sums of squares are integers below 2^53, hence exact in double precision.
     if _square(whole) > terms.bound**2:
         clipped = True
         room = (terms.bound - math.sqrt(terms.length) / 2) * (1 - 2.0**-40)
-        whole = _rounded(reals, room / norm * weight)
-    square = _square(whole)
+        whole = np.rint(reals * (room / norm * weight))
     words = np.empty(terms.words, np.uint64)
-    words[: terms.length] = whole.view(np.uint64)
+    words[: terms.length].view(np.int64)[:] = whole
     if terms.weighted:
         words[-1] = round(weight * 2**WEIGHT_SCALE)
-    return Quantised(words, math.sqrt(square) / unit, clipped)
+    return Quantised(words, math.sqrt(_square(whole)) / unit, clipped)
 
 
-def _rounded(values: NDArray[np.float64], factor: float) -> NDArray[np.int64]:
-    scaled = values * factor
-    np.rint(scaled, out=scaled)
-    return scaled.astype(np.int64)
-
-
-def _square(whole: NDArray[np.int64]) -> int:
-    """Return the exact squared norm: integers below 2^53, which double precision holds."""
-    reals = whole.astype(np.float64)
-    return int(np.dot(reals, reals))
+def _square(values: NDArray[np.float64]) -> float:
+    """Return the squared norm; not by BLAS, whose threads would wait for each other's share."""
+    return float(np.einsum("i,i->", values, values))

@@ -42,7 +42,7 @@ class Half(NamedTuple):
     """One summand of a contribution: a dealt seed, or its words."""
 
     seed: bytes
-    data: bytes | bytearray
+    data: bytes | memoryview
 
     def expand(self, words: int) -> Words:
         """Return the summand (words,)."""
@@ -125,7 +125,7 @@ def _check(
         total.add(share)  # while it is in the cache; a violator is taken off again
         update = Share(tuple(p[:length] for p in share.parts))
         projections[row] = drawn.project(update.parts[0])
-        squares[row] = protocol.product(_dot, update, update).parts[0]
+        squares[row] = _square(update)
         weights[row] = share.parts[0][-1]
     return (
         yield from verdicts(
@@ -164,5 +164,8 @@ def _expand(pair: tuple[Half, Half], words: int) -> Share:
     return Share((pair[0].expand(words), pair[1].expand(words)))
 
 
-def _dot(a: Words, b: Words) -> Words:
-    return kernels.matmul(a[None], b[:, None]).reshape(())
+def _square(x: Share) -> np.uint64:
+    """Return this worker's summand of the squared norm: of x_i^2 + 2 x_i x_{i+1} for every i."""
+    first, second = x.parts
+    cross: np.uint64 = np.dot(first, second)
+    return np.uint64(np.dot(first, first)) + cross + cross

@@ -1,4 +1,4 @@
-"""The terms of a secure aggregation: what every participant and the server sign before it begins."""
+"""The terms of a secure aggregation, which every participant and the server sign."""
 
 from __future__ import annotations
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import io
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import aiohttp
 import msgspec
@@ -24,6 +23,10 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT = 5.0
 _LARGE = 1 << 20
+_PIECE = 1 << 18
+
+#: An encoded body, in parts.
+Body: TypeAlias = Sequence[bytes | memoryview]
 
 
 class Connection:
@@ -65,19 +68,17 @@ class Connection:
             TransportError: if a worker cannot be reached; names its address.
             TercetError: what a worker answered, the most telling one if several did.
         """
-        return self.send_all(path, [encode(body) for body in bodies], kind, timeout)
+        return self.send_all(path, [[encode(body)] for body in bodies], kind, timeout)
 
-    def send_all(
-        self, path: str, bodies: Sequence[bytes], kind: type[T], timeout: float
-    ) -> list[T]:
-        """Do the same as ``ask_all`` with bodies that are encoded already."""
+    def send_all(self, path: str, bodies: Sequence[Body], kind: type[T], timeout: float) -> list[T]:
+        """Do the same as ``ask_all`` with bodies that are encoded already, in one or more parts."""
         return _all(self._portal.call(self._ask_all(path, bodies, kind, timeout)))
 
     def ask_each(
         self, path: str, bodies: Sequence[object], kind: type[T], timeout: float
     ) -> list[T | BaseException]:
         """Do the same as ``ask_all`` but return errors in the places of their workers."""
-        encoded = [encode(body) for body in bodies]
+        encoded = [[encode(body)] for body in bodies]
         return self._portal.call(self._ask_all(path, encoded, kind, timeout))
 
     def call_all(self, bodies: Sequence[object], kind: type[T], timeout: float) -> list[T]:
@@ -113,7 +114,7 @@ class Connection:
             raise _unreachable(entry, error) from None
 
     async def _ask_all(
-        self, path: str, bodies: Sequence[bytes], kind: type[T], timeout: float
+        self, path: str, bodies: Sequence[Body], kind: type[T], timeout: float
     ) -> list[T | BaseException]:
         await self._open()
         asks: list[Coroutine[Any, Any, T]] = [
@@ -121,12 +122,12 @@ class Connection:
         ]
         return await asyncio.gather(*asks, return_exceptions=True)
 
-    async def _ask(self, index: int, path: str, body: bytes, kind: type[T], timeout: float) -> T:
+    async def _ask(self, index: int, path: str, body: Body, kind: type[T], timeout: float) -> T:
         entry = self.cluster.worker[index]
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT)
         try:
             async with self._sessions[index].post(
-                path, data=_body(body), timeout=limits
+                path, data=_payload(body), headers=_length(body), timeout=limits
             ) as response:
                 answer = await response.read()
         except TimeoutError as error:
@@ -208,9 +209,21 @@ async def _refuse_redirect(
     raise _Redirected
 
 
-def _body(data: bytes) -> bytes | io.BytesIO:
-    """Return a large body as a file, so that sending it leaves the loop to others."""
-    return data if len(data) < _LARGE else io.BytesIO(data)
+async def _pieces(body: Body) -> AsyncIterator[bytes | memoryview]:
+    """Yield a large body so that sending it copies little and leaves the loop to others."""
+    for part in body:
+        for start in range(0, len(part), _PIECE):
+            yield memoryview(part)[start : start + _PIECE]
+
+
+def _payload(body: Body) -> bytes | AsyncIterator[bytes | memoryview]:
+    if len(body) == 1 and len(body[0]) < _LARGE:
+        return bytes(body[0])
+    return _pieces(body)
+
+
+def _length(body: Body) -> dict[str, str]:
+    return {"Content-Length": str(sum(map(len, body)))}
 
 
 def _loop() -> asyncio.AbstractEventLoop:

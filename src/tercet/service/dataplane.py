@@ -29,6 +29,7 @@ from tercet.program.verify import verify_release
 from tercet.protocol.base import Share
 from tercet.runtime.batch import run_batch
 from tercet.runtime.session import Session
+from tercet.service.arena import map_arena
 from tercet.service.failures import to_failure
 from tercet.service.logs import Style, set_up_logging
 from tercet.service.messages import (
@@ -47,7 +48,7 @@ from tercet.service.messages import (
 )
 from tercet.service.pipe import Incoming, write_message
 from tercet.service.shares import load_shares
-from tercet.service.sum_messages import FoldJob, SumCommand
+from tercet.service.sum_messages import SumCommand
 from tercet.service.sums import Sums
 
 _log = logging.getLogger("tercet.dataplane")
@@ -75,6 +76,7 @@ class Setup(msgspec.Struct, frozen=True):
     key: str
     peers: list[Peer]
     listen_fd: int
+    arena_fd: int
     log: Style = "text"
 
 
@@ -98,7 +100,9 @@ class DataPlane:
         self._transport = transport
         self._models: dict[bytes, _Held] = {}
         self._lock = threading.Lock()
-        self._sums = Sums(setup.name, transport, self._tell, MESSAGE_TIMEOUT)
+        self._sums = Sums(
+            setup.name, transport, map_arena(setup.arena_fd), self._tell, MESSAGE_TIMEOUT
+        )
         self._output = os.fdopen(os.dup(1), "wb")
         # Nothing else may write where the control process reads messages.
         os.dup2(2, 1)
@@ -106,7 +110,6 @@ class DataPlane:
     def serve(self) -> None:
         """Obey the control process until it closes the pipe."""
         threading.Thread(target=self._watch, daemon=True).start()
-        self._sums.start()
         while (command := self._next()) is not None:
             if isinstance(command, Load):
                 self._tell(self._load(command))
@@ -130,7 +133,7 @@ class DataPlane:
                     return None
                 command = msgspec.msgpack.decode(message, type=Command)
                 if isinstance(command, SumCommand):
-                    self._pass_on(command)
+                    self._sums.put(command)
                 else:
                     self._ahead.append(command)
             command = self._ahead.popleft()
@@ -139,12 +142,6 @@ class DataPlane:
                 return command
             lost = TransportError("a worker was lost", "Try again when it is back")
             self._tell(Failed(command.number, to_failure(lost)))
-
-    def _pass_on(self, command: SumCommand) -> None:
-        """Hand a command to the thread of the sums, with the arrays that follow it."""
-        count = command.bodies if isinstance(command, FoldJob) else 0
-        bodies = [body for _ in range(count) if (body := self._incoming.read()) is not None]
-        self._sums.put(command, bodies)
 
     def _load(self, command: Load) -> Loaded:
         try:

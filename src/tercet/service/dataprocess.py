@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -88,8 +88,8 @@ class DataProcess:
         assert self._process is not None
         return self._process.pid
 
-    def send(self, command: Command, bodies: Sequence[bytes | bytearray] = ()) -> None:
-        """Pass a command on, and the arrays that follow it.
+    def send(self, command: Command) -> None:
+        """Pass a command on.
 
         Raises:
             WorkerError: if the process is not there.
@@ -97,9 +97,9 @@ class DataProcess:
         process = self._process
         if process is None or process.stdin is None or process.stdin.is_closing():
             raise _gone()
-        for message in (encode(command), *bodies):
-            process.stdin.write(frame(message))
-            process.stdin.write(message)
+        message = encode(command)
+        process.stdin.write(frame(message))
+        process.stdin.write(message)
 
     def void(self) -> None:
         """Let the jobs fail that have not begun; what runs fails by its links."""
@@ -109,31 +109,25 @@ class DataProcess:
 
     def submit(self, job: Job) -> asyncio.Future[Done]:
         """Queue a job (its number is set here); the future fails if the job does."""
-        return self._submit(job, ())
+        return self._submit(job)
 
-    def submit_fold(
-        self, job: FoldJob, bodies: Sequence[bytes | bytearray]
-    ) -> asyncio.Future[Folded]:
-        """Queue a job on contributions, whose arrays are ``bodies``."""
-        return self._submit(job, bodies)
+    def submit_fold(self, job: FoldJob) -> asyncio.Future[Folded]:
+        """Queue a job on contributions, whose arrays lie in the shared memory."""
+        return self._submit(job)
 
     def submit_finish(self, job: FinishJob) -> asyncio.Future[Finished]:
         """Queue the end of a sum."""
-        return self._submit(job, ())
+        return self._submit(job)
 
     def submit_release(self, job: ReleaseJob) -> asyncio.Future[Released]:
         """Queue the release of a stored sum."""
-        return self._submit(job, ())
+        return self._submit(job)
 
-    def _submit(
-        self,
-        job: Job | FoldJob | FinishJob | ReleaseJob,
-        bodies: Sequence[bytes | bytearray],
-    ) -> asyncio.Future[Any]:
+    def _submit(self, job: Job | FoldJob | FinishJob | ReleaseJob) -> asyncio.Future[Any]:
         self._number += 1
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         try:
-            self.send(msgspec.structs.replace(job, number=self._number), bodies)
+            self.send(msgspec.structs.replace(job, number=self._number))
         except WorkerError as error:
             future.set_exception(error)
         else:
@@ -141,7 +135,7 @@ class DataProcess:
         return future
 
     async def _spawn(self) -> None:
-        fds = (self._setup.listen_fd,)
+        fds = (self._setup.listen_fd, self._setup.arena_fd)
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

@@ -275,22 +275,21 @@ async def _framed(request: web.Request) -> tuple[bytes, Body]:
     if not 0 < size <= min(MAX_SMALL, length - HEAD_BYTES):
         raise RefusedError("a malformed contribution", "Use Tercet's own client")
 
-    async def body(wanted: int) -> bytearray:
-        if length - HEAD_BYTES - size != wanted:
+    async def body(room: memoryview) -> None:
+        if length - HEAD_BYTES - size != len(room):
             raise InputError(
                 f"a contribution of {length - HEAD_BYTES - size} bytes",
-                f"The agreement is about updates of {wanted} bytes",
+                f"The agreement is about updates of {len(room)} bytes",
             )
-        buffer, filled = bytearray(wanted), 0
+        filled = 0
         try:
             async for chunk in stream.iter_any():
-                buffer[filled : filled + len(chunk)] = chunk
+                room[filled : filled + len(chunk)] = chunk
                 filled += len(chunk)
         except (aiohttp.ClientError, OSError):
             filled = -1
-        if filled != wanted:
+        if filled != len(room):
             raise TransportError("the contribution broke off", "Contribute again")
-        return buffer
 
     return await stream.readexactly(size), body
 

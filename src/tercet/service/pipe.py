@@ -16,7 +16,7 @@ HEADER = struct.Struct("<Q")
 MAX_MESSAGE = 8 << 30
 
 
-def frame(message: bytes | bytearray) -> bytes:
+def frame(message: bytes) -> bytes:
     """Return the header of ``message``."""
     return HEADER.pack(len(message))
 

@@ -12,6 +12,7 @@ from typing import Any
 from tercet.errors import TercetError
 from tercet.service.aggregation_terms import AggregationTerms
 from tercet.service.agreement import Nonces
+from tercet.service.arena import Block
 from tercet.service.sum_messages import Ask
 
 Key = tuple[bytes, int]
@@ -28,10 +29,11 @@ class Entry:
         self.participant = participant
         self.round = round
         self.seeds = seeds
-        self.body = bytearray()
+        self.block: Block | None = None
         self.nonces: Nonces = (b"", b"", b"")
         self.digests: dict[int, bytes] = {}
         self.ready = False
+        self.folding = False
         self.turn: asyncio.Future[None] = loop.create_future()
         self.verdict: asyncio.Future[bool] = loop.create_future()
 

@@ -33,6 +33,7 @@ from tercet.runtime.aggregation import TENSOR
 from tercet.service.aggregation_terms import WEIGHT_SCALE, AggregationTerms
 from tercet.service.agreement import Agreement, UnderWay, join_nonces, patience
 from tercet.service.agreements import Agreements
+from tercet.service.arena import Arena
 from tercet.service.checks import binding, check_id, pair_digests
 from tercet.service.dataprocess import DataProcess
 from tercet.service.messages import PeerMessage, ShareDigests
@@ -66,7 +67,7 @@ _log = logging.getLogger("tercet.worker")
 MAX_OPEN = 4
 OVER_THE_BOUND = "the contribution does not keep the agreed bound"
 
-Body = Callable[[int], Awaitable[bytearray]]
+Body = Callable[[memoryview], Awaitable[None]]
 
 
 class Rounds:
@@ -82,6 +83,7 @@ class Rounds:
         send: passes a message to a peer; raises TransportError if it is not connected.
         plane: returns the data plane.
         missing: returns the names of peers that are not linked.
+        arena: where contributions wait for the data plane.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Rounds:
         send: Callable[[int, PeerMessage], None],
         plane: Callable[[], DataProcess],
         missing: Callable[[], list[str]],
+        arena: Arena,
     ) -> None:
         self._index = index
         self._name = names[index]
@@ -106,6 +109,7 @@ class Rounds:
         self._send = send
         self._plane = plane
         self._missing = missing
+        self._arena = arena
         self._order = Order(self._announce)
         self._rounds: dict[Key, Round] = {}
         self._entries: dict[bytes, Entry] = {}
@@ -121,7 +125,7 @@ class Rounds:
         Args:
             who: the caller.
             head: what came first.
-            body: reads exactly that many bytes of what follows.
+            body: reads what follows, which must be exactly as much as it is given room for.
 
         Raises:
             RefusedError: if it may not contribute, or its update does not keep the bound.
@@ -149,6 +153,8 @@ class Rounds:
             raise
         finally:
             entry.fail(WorkerError("the contribution was given up", "Contribute again"))
+            if entry.block is not None and not entry.folding:
+                self._arena.give_back(entry.block)
             del self._entries[entry.id]
             if round.entries.get(entry.participant) is entry:
                 del round.entries[entry.participant]
@@ -171,13 +177,14 @@ class Rounds:
         seconds = patience(8 * terms.words)
         try:
             async with asyncio.timeout(seconds):
-                entry.body = await body(size)
+                entry.block = await self._arena.take(size)
+                await body(entry.block.data)
         except TimeoutError:
             raise TransportError(
                 f"the contribution did not come within {seconds:.0f} s", "Use a faster line"
             ) from None
         pair = tuple(
-            Summand(seed=s) if s else Summand(arrays={TENSOR: entry.body})  # type: ignore[dict-item]
+            Summand(seed=s) if s else Summand(arrays={TENSOR: entry.block.data})  # type: ignore[dict-item]
             for s in entry.seeds
         )
         entry.digests = await pair_digests(self._index, (pair[0], pair[1]))
@@ -419,17 +426,16 @@ class Rounds:
         for entry in entries:
             del round.entries[entry.participant]
             round.verdicts[entry.participant] = False
+            entry.folding = True  # the block belongs to the job from now on
             for peer, chain in round.chains.items():
                 chain.update(entry.id + entry.digests[peer])
         job = FoldJob(
             0, round.epoch, position, _session_digest(round.key[0]),
             join_nonces([e.nonces for e in entries]), terms.words, terms.bound,
             (1 << WEIGHT_SCALE) if terms.weighted else 0, [e.seeds for e in entries],
+            [e.block.offset for e in entries if e.block is not None and not all(e.seeds)],
         )  # fmt: skip
-        bodies = [e.body for e in entries if not all(e.seeds)]
-        running = self._plane().submit_fold(job, bodies)
-        for entry in entries:
-            entry.body = bytearray()
+        running = self._plane().submit_fold(job)
         task = self._start(self._folded(round, entries, running))
         round.folds.add(task)
 
@@ -445,6 +451,9 @@ class Rounds:
                 entry.fail(error)
             self._restart(round, error, tell=True)
         finally:
+            for entry in entries:
+                if entry.block is not None:
+                    self._arena.give_back(entry.block)
             task = asyncio.current_task()
             assert task is not None
             round.folds.discard(task)

@@ -122,8 +122,8 @@ SumMessage = Turn | Ready | Fold | Close | Signed | Standing | Restart
 class FoldJob(msgspec.Struct, frozen=True, tag=True):
     """Control: check these contributions of an epoch, and add those that pass.
 
-    ``seeds`` are this worker's two summands of each; where one is empty its ring elements follow
-    as a message of their own, in order.
+    ``seeds`` are this worker's two summands of each; where one is empty, its ring elements lie in
+    the shared memory, at the next of ``places``.
     """
 
     number: int
@@ -135,14 +135,10 @@ class FoldJob(msgspec.Struct, frozen=True, tag=True):
     bound: int
     heaviest: int
     seeds: list[tuple[bytes, bytes]]
+    places: list[int]
 
     def __repr__(self) -> str:
         return f"FoldJob({self.number}, <secret>)"
-
-    @property
-    def bodies(self) -> int:
-        """Messages that follow."""
-        return sum(not seed for pair in self.seeds for seed in pair)
 
 
 class FinishJob(msgspec.Struct, frozen=True, tag=True):

@@ -53,25 +53,25 @@ class Summing:
         """
         return self.send(self.bodies(round, words))
 
-    def bodies(self, round: int, words: Words) -> list[bytes]:
+    def bodies(self, round: int, words: Words) -> list[list[bytes | memoryview]]:
         """Return what each worker gets of a fresh sharing of ``words``."""
         seeds = [fresh(SECRET_BYTES) for _ in range(2)]
         last = words - seed_words(seeds[0], TENSOR, words.size)
         last -= seed_words(seeds[1], TENSOR, words.size)
         array = last.astype("<u8", copy=False).data.cast("B")
         request = fresh(REQUEST_ID_BYTES)
-        bodies = []
+        bodies: list[list[bytes | memoryview]] = []
         for pair in ((seeds[0], seeds[1]), (seeds[1], b""), (b"", seeds[0])):
             head = msgspec.msgpack.encode(Contribute(request, self._agreement, round, pair))
             framed = len(head).to_bytes(HEAD_BYTES, "little") + head
-            bodies.append(framed if all(pair) else b"".join((framed, array)))
+            bodies.append([framed] if all(pair) else [framed, array])
         return bodies
 
-    def send(self, bodies: Sequence[bytes]) -> int:
+    def send(self, bodies: Sequence[Sequence[bytes | memoryview]]) -> int:
         """Send what ``bodies`` made and return the bytes sent, once it is summed."""
         timeout = self._terms.deadline + _GRACE
         self._connection.send_all("/v1/sums/contribute", bodies, type(None), timeout)
-        return sum(map(len, bodies))
+        return sum(len(part) for body in bodies for part in body)
 
     def aggregate(self, round: int, participants: Sequence[str] | None) -> Summed:
         """Close a round and return what it opened."""

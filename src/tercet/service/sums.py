@@ -1,13 +1,13 @@
-"""The data plane's part in secure aggregation: running sums, in a thread of their own.
+"""The data plane's part in secure aggregation: running sums, each in a thread of its own.
 
-Jobs run one after the other in the order in which worker 0 announced them, apart from predictions,
-which they do not delay. A sum that something went wrong with is gone: the round starts anew.
+The jobs of one attempt at a round run in the order in which worker 0 announced them; other rounds
+and predictions run beside them. A sum that something went wrong with is gone: the round starts
+anew.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -47,12 +47,40 @@ _Job = FoldJob | FinishJob | ReleaseJob
 _Noise = NDArray[np.int64]
 
 
+class _Lane:
+    """An attempt at a round: its thread, and its sum up to the next position."""
+
+    def __init__(self) -> None:
+        self.thread = ThreadPoolExecutor(1)
+        self.total: RunningSum | None = None
+        self.position = 0
+
+    def take(self, position: int, words: int) -> RunningSum:
+        """Return the sum that a job continues, which is gone unless the job puts it back.
+
+        Raises:
+            WorkerError: if it is not here, or jobs are missing in between.
+        """
+        total, self.total = self.total, None
+        if position != self.position or (total is None and position):
+            raise WorkerError(
+                "the sum of this round was lost", "Contribute again: the round starts anew"
+            )
+        return RunningSum(words) if total is None else total
+
+    def put(self, total: RunningSum) -> None:
+        """Keep the sum for the next job."""
+        self.total = total
+        self.position += 1
+
+
 class Sums:
     """Runs aggregation jobs.
 
     Args:
         name: this worker's.
         transport: the links to the two other workers.
+        arena: the memory that the control process shares with this one.
         tell: passes an event to the control process.
         timeout: seconds to wait for one message of a peer.
     """
@@ -61,107 +89,112 @@ class Sums:
         self,
         name: str,
         transport: Transport,
+        arena: memoryview,
         tell: Callable[[SumEvent | Failed], None],
         timeout: float,
     ) -> None:
         self._name = name
         self._index = transport.index
         self._transport = transport
+        self._arena = arena
         self._tell = tell
         self._timeout = timeout
-        self._commands: queue.SimpleQueue[tuple[SumCommand, list[bytearray]]] = queue.SimpleQueue()
-        self._sums: dict[bytes, tuple[RunningSum, int]] = {}
-        self._drawing = ThreadPoolExecutor(1)
-        self._noise: tuple[tuple[int, int], Future[_Noise]] | None = None
+        self._lanes: dict[bytes, _Lane] = {}
+        self._releasing = ThreadPoolExecutor(1)
+        self._noise = _NoiseAhead()
+        self._stored: dict[bytes, Share] = {}
 
-    def start(self) -> None:
-        """Begin to take commands."""
-        threading.Thread(target=self._serve, daemon=True).start()
+    def put(self, command: SumCommand) -> None:
+        """Take a command; called from one thread."""
+        if isinstance(command, DropSum):
+            if (dropped := self._lanes.pop(command.epoch, None)) is not None:
+                dropped.thread.shutdown(wait=False)
+        elif isinstance(command, DrawNoise):
+            self._noise.draw(command.words, command.variance)
+        elif isinstance(command, ReleaseJob):
+            self._releasing.submit(self._run, command, lambda: self._release(command))
+        elif isinstance(command, FoldJob):
+            lane = self._lanes.setdefault(command.epoch, _Lane())
+            lane.thread.submit(self._run, command, lambda: self._fold(command, lane))
+        else:
+            last = self._lanes.pop(command.epoch, None) or _Lane()
+            last.thread.submit(self._run, command, lambda: self._finish(command, last))
+            last.thread.shutdown(wait=False)  # once it has finished
 
-    def put(self, command: SumCommand, bodies: list[bytearray]) -> None:
-        """Queue a command and the arrays that came with it."""
-        self._commands.put((command, bodies))
-
-    def _serve(self) -> None:
-        while True:
-            command, bodies = self._commands.get()
-            if isinstance(command, DropSum):
-                self._sums.pop(command.epoch, None)
-            elif isinstance(command, DrawNoise):
-                self._draw(command.words, command.variance)
-            else:
-                self._tell(self._run(command, bodies))
-            del bodies  # they may be large, and the next ones long in coming
-
-    def _run(self, job: _Job, bodies: list[bytearray]) -> SumEvent | Failed:
+    def _run(self, job: _Job, work: Callable[[], SumEvent]) -> None:
+        event: SumEvent | Failed
         try:
-            if isinstance(job, FoldJob):
-                return self._fold(job, bodies)
-            if isinstance(job, FinishJob):
-                return self._finish(job)
-            return self._release(job)
+            event = work()
         except TercetError as error:
             _log.warning("aggregation job %d failed: %s", job.number, error)
-            return Failed(job.number, to_failure(error))
+            event = Failed(job.number, to_failure(error))
         except Exception as error:  # whatever it is, the caller must hear of it
             _log.exception("aggregation job %d failed", job.number)
-            return Failed(job.number, to_failure(error))
+            event = Failed(job.number, to_failure(error))
+        self._tell(event)
 
-    def _fold(self, job: FoldJob, bodies: list[bytearray]) -> Folded:
-        total = self._take(job.epoch, job.position, job.words)
-        coming = iter(bodies)
-        halves = [[Half(s, b"" if s else next(coming)) for s in pair] for pair in job.seeds]
+    def _fold(self, job: FoldJob, lane: _Lane) -> Folded:
+        total = lane.take(job.position, job.words)
+        places = iter(job.places)
+        halves = [
+            [Half(s, b"" if s else self._array(next(places), job.words)) for s in pair]
+            for pair in job.seeds
+        ]
         pairs = [(first, second) for first, second in halves]
         checked = Checked(job.words, job.bound, job.heaviest)
         context = job.epoch + job.position.to_bytes(8, "little")
         with _Opened(self._name, self._transport, job) as session:
             passed = fold(session, total, pairs, checked, context, self._timeout)
-        self._sums[job.epoch] = total, job.position + 1
+        lane.put(total)
         return Folded(job.number, passed)
 
-    def _finish(self, job: FinishJob) -> Finished:
-        total = self._take(job.epoch, job.position, job.words)
-        noise = self._drawn(job.words, job.variance) if job.variance else None
+    def _array(self, place: int, words: int) -> memoryview:
+        return self._arena[place : place + 8 * words]
+
+    def _finish(self, job: FinishJob, lane: _Lane) -> Finished:
+        total = lane.take(job.position, job.words)
+        noise = self._noise.take(job.words, job.variance) if job.variance else None
         with _Opened(self._name, self._transport, job) as session:
             share = noisy_sum(session, total, noise, self._timeout)
         first, second = (Summand(arrays={TENSOR: _encoded(p)}) for p in share.parts)
         digests = write_shares(Path(job.path), job.id, self._index, 0, (first, second), {})
-        if job.variance:
-            self._draw(job.words, job.variance)
+        self._stored = {job.id: share}  # the next to be released, most likely
         return Finished(job.number, digests.first, digests.second, digests.public)
 
     def _release(self, job: ReleaseJob) -> Released:
-        digests = ShareDigests(job.first, job.second, job.public)
-        pair, _ = read_summands(Path(job.path), job.id, self._index, 0, digests)
-        share: Share = expand(pair, TENSOR, (job.words,))
+        share = self._stored.pop(job.id, None)
+        if share is None:
+            digests = ShareDigests(job.first, job.second, job.public)
+            pair, _ = read_summands(Path(job.path), job.id, self._index, 0, digests)
+            share = expand(pair, TENSOR, (job.words,))
         return Released(job.number, release(share))
 
-    def _take(self, epoch: bytes, position: int, words: int) -> RunningSum:
-        """Return the sum that a job continues, which is gone unless the job puts it back.
 
-        Raises:
-            WorkerError: if it is not here, or jobs are missing in between.
-        """
-        total, reached = self._sums.pop(epoch, (None, 0))
-        if position != reached or (total is None and position):
-            raise WorkerError(
-                "the sum of this round was lost", "Contribute again: the round starts anew"
-            )
-        return RunningSum(words) if total is None else total
+class _NoiseAhead:
+    """Noise drawn before it is needed, so that the time it takes tells nothing of it."""
 
-    def _draw(self, words: int, variance: int) -> None:
-        """Draw noise of this kind ahead, so that its time tells nothing of it."""
-        if variance and (self._noise is None or self._noise[0] != (words, variance)):
-            future = self._drawing.submit(discrete_gaussian, words, variance, fresh_stream().words)
-            self._noise = (words, variance), future
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._lock = threading.Lock()
+        self._next: tuple[tuple[int, int], Future[_Noise]] | None = None
 
-    def _drawn(self, words: int, variance: int) -> _Noise:
-        """Return noise that is used for nothing else."""
-        self._draw(words, variance)
-        assert self._noise is not None
-        _, future = self._noise
-        self._noise = None
+    def draw(self, words: int, variance: int) -> None:
+        """Begin to draw noise of this kind, if it is not there."""
+        with self._lock:
+            if variance and (self._next is None or self._next[0] != (words, variance)):
+                self._next = (words, variance), self._submit(words, variance)
+
+    def take(self, words: int, variance: int) -> _Noise:
+        """Return noise that is used for nothing else, and begin to draw the next."""
+        with self._lock:
+            known, future = self._next or ((0, 0), None)
+            if future is None or known != (words, variance):
+                future = self._submit(words, variance)
+            self._next = (words, variance), self._submit(words, variance)
         return future.result()
+
+    def _submit(self, words: int, variance: int) -> Future[_Noise]:
+        return self._thread.submit(discrete_gaussian, words, variance, fresh_stream().words)
 
 
 class _Opened:

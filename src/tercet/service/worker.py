@@ -32,6 +32,7 @@ from tercet.program.types import bind_shape
 from tercet.runtime.batch import INPUT_NAME
 from tercet.service.agreement import Agreement, UnderWay, join_nonces
 from tercet.service.agreements import Agreements
+from tercet.service.arena import Arena
 from tercet.service.batches import Batches, Waiting
 from tercet.service.checks import binding, check_id, check_pair, check_size, pair_digests
 from tercet.service.config import WORKERS, ClusterConfig, split_address
@@ -64,6 +65,7 @@ from tercet.service.peers import PeerLinks
 from tercet.service.rates import Rates
 from tercet.service.reconcile import Reconciler
 from tercet.service.registry import Registry
+from tercet.service.round_order import MEMORY
 from tercet.service.round_records import Records
 from tercet.service.round_store import RoundStore
 from tercet.service.rounds import Rounds
@@ -145,6 +147,7 @@ class Worker:
         )
         self.sharings = Sharings(index, self.registry, self._agreement, state / "sharings")
         workers = [w.identity for w in cluster.worker]
+        self._arena = Arena(2 * MEMORY)
         self.rounds = Rounds(
             index,
             self._names,
@@ -155,6 +158,7 @@ class Worker:
             self.links.send,
             self._plane,
             self._missing,
+            self._arena,
         )
         self._reconciler = Reconciler(
             self.registry,
@@ -176,7 +180,7 @@ class Worker:
         for peer in self._peers:
             host, port = split_address(cluster.worker[peer].data_address)
             peers.append(Peer(peer, host, port, cluster.worker[peer].certificate))
-        self._setup = Setup(index, self.name, "", "", peers, data_fd, log)
+        self._setup = Setup(index, self.name, "", "", peers, data_fd, self._arena.fd, log)
         self._data: DataProcess | None = None
         self._ticker: asyncio.Task[None] | None = None
 
