@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
 APP = ROOT / "examples" / "flower_app"
-LIMIT = 120
+LIMIT = 240
 OFFLINE = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -86,10 +86,7 @@ class Flower:
 
     def run(self, *options: object, **config: object) -> str:
         """Run the app and return what it logs."""
-        text = " ".join(
-            f"{key.replace('_', '-')}={value if isinstance(value, int | float) else repr(str(value))}"
-            for key, value in config.items()
-        )
+        text = " ".join(f"{key.replace('_', '-')}={value!r}" for key, value in config.items())
         return self.flwr("run", APP, "here", "--stream", "--run-config", text, *options)
 
     def stop(self) -> None:

@@ -40,6 +40,7 @@ POLL: Final = 20.0
 
 _MAX_SMALL: Final = 64 << 10
 _FAREWELL: Final = 2.0
+_TURNS: Final = 3
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -187,7 +188,14 @@ class Coordinator(Group):
             # Whoever is asking hears of it before the door closes, or asks once more.
             await self._wait(lambda: not self._asking, _FAREWELL)
         await self._listener.close()
+        assert self._runner.server is not None
+        transports = [handler.transport for handler in self._runner.server.connections]
         await self._runner.cleanup()
+        for transport in transports:
+            if isinstance(transport, asyncio.WriteTransport):
+                transport.abort()  # TLS would wait for the peer's consent
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)  # aborted transports let go of their sockets in the next turns
 
     def _answering(
         self, kind: type[T], answer: Callable[[PublicIdentity, T], Awaitable[object]]
