@@ -28,6 +28,7 @@ PARTS = {
     "first": 120,
     "resnet50": 180,
     "private": 60,
+    "aggregate": 300,
 }
 
 

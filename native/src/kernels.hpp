@@ -132,8 +132,8 @@ struct KernelTable {
     void (*planes_to_words_64)(const u64* planes, index_t stride, int count, u64* x);
     // out[i] = all ones where bit i of the plane is set, else 0, for i < 64 * words.
     void (*expand_mask)(const u64* plane, index_t words, u64* out);
-    // out[r] = sum_j (bit r of columns[j] - bit j of the plane) * x[j], for r < 64.
-    void (*project)(const u64* x, const u64* columns, const u64* plane, index_t n, u64* out);
+    // out[r] += sum_j (bit j of rows[r] - bit j of the plane) * x[j], for r < 64 and j < 64.
+    void (*project_64)(const u64* x, const u64* rows, u64 plane, u64* out);
 
     // The low 8, 16 or 32 bits of every element, and back.
     void (*narrow)(const u64* x, index_t n, int bits, void* out);

@@ -182,17 +182,17 @@ void expanded_mask(nb::handle plane_in, nb::handle out_in) {
     expand_mask(plane.data(), out.size(0), out.data());
 }
 
-void projected(nb::handle x_in, nb::handle columns_in, nb::handle plane_in, nb::handle out_in) {
+void projected(nb::handle x_in, nb::handle rows_in, nb::handle plane_in, nb::handle out_in) {
     const ArrayView x(x_in, "x", 1, Access::read);
-    const ArrayView columns(columns_in, "columns", 1, Access::read);
+    const ArrayView rows(rows_in, "rows", 2, Access::read);
     const ArrayView plane(plane_in, "plane", 1, Access::read);
     const ArrayView out(out_in, "out", 1, Access::write);
-    columns.require_shape({x.size(0)}, "x and columns are (n,)");
+    rows.require_shape({plane_words(x.size(0)), 64}, "x is (n,), rows is (ceil(n / 64), 64)");
     plane.require_shape({plane_words(x.size(0))}, "x is (n,), plane is (ceil(n / 64),)");
-    out.require_shape({64}, "one sum for each bit of a column");
-    out.require_apart({&x, &columns, &plane});
+    out.require_shape({64}, "one sum for each row");
+    out.require_apart({&x, &rows, &plane});
     const nb::gil_scoped_release nogil;
-    kernels().project(x.data(), columns.data(), plane.data(), x.size(0), out.data());
+    project(x.data(), rows.data(), plane.data(), x.size(0), out.data());
 }
 
 void require_bits(int bits) {
@@ -256,8 +256,8 @@ NB_MODULE(_native, m) {
           "out (n,): element i is the sum of bit i of planes[j] << j.");
     m.def("expand_mask", &expanded_mask, "plane"_a, "out"_a,
           "out (n,): all ones where the plane's bit is set, else 0.");
-    m.def("project", &projected, "x"_a, "columns"_a, "plane"_a, "out"_a,
-          "out (64,): element r is the sum of (bit r of columns[j] - bit j of plane) * x[j].");
+    m.def("project", &projected, "x"_a, "rows"_a, "plane"_a, "out"_a,
+          "out (64,): element r is the sum of (bit j of row r - bit j of plane) * x[j].");
     m.def("pack_bits", &packed, "x"_a, "bits"_a, "out"_a,
           "out (ceil(n * bits / 8),): the low bits of every element, little-endian, without gaps.");
     m.def("unpack_bits", &unpacked, "buffer"_a, "bits"_a, "out"_a, "The inverse of pack_bits.");

@@ -133,6 +133,20 @@ void expand_mask(const u64* plane, index_t n, u64* out) {
     }
 }
 
+void project(const u64* x, const u64* rows, const u64* plane, index_t n, u64* out) {
+    const KernelTable& table = kernels();
+    const index_t whole = n / word;
+    std::fill_n(out, word, u64{0});
+    for (index_t g = 0; g < whole; ++g) {
+        table.project_64(x + word * g, rows + word * g, plane[g], out);
+    }
+    if (n % word != 0) {
+        u64 padded[word] = {};
+        std::memcpy(padded, x + word * whole, bytes(n % word));
+        table.project_64(padded, rows + word * whole, plane[whole], out);
+    }
+}
+
 void pack_bits(const u64* x, index_t n, int bits, std::uint8_t* out) {
     const KernelTable& table = kernels();
     if (n == 0) {

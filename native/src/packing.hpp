@@ -16,6 +16,10 @@ void planes_to_words(const u64* planes, index_t n, int count, u64* out);
 // out (n): all ones where the bit is set, else 0.
 void expand_mask(const u64* plane, index_t n, u64* out);
 
+// out (64): element r is the sum of (bit j % 64 of rows[j / 64, r] - bit j of the plane) * x[j];
+// rows is (plane_words(n), 64).
+void project(const u64* x, const u64* rows, const u64* plane, index_t n, u64* out);
+
 constexpr index_t packed_bytes(index_t n, int bits) {
     return n / 8 * bits + (n % 8 * bits + 7) / 8;
 }

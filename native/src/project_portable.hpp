@@ -1,4 +1,4 @@
-// Random projections, one sum at a time.
+// Random projections, one row at a time.
 #pragma once
 
 #include "kernels.hpp"
@@ -6,17 +6,18 @@
 namespace tercet {
 namespace {
 
-void project(const u64* x, const u64* columns, const u64* plane, index_t n, u64* out) {
-    u64 sums[64] = {};
-    u64 common = 0;
-    for (index_t j = 0; j < n; ++j) {
-        for (int r = 0; r < 64; ++r) {
-            sums[r] += x[j] & (u64{0} - (columns[j] >> r & 1));
-        }
-        common += x[j] & (u64{0} - (plane[j / 64] >> (j % 64) & 1));
+u64 chosen(const u64* x, u64 bits) {
+    u64 sum = 0;
+    for (int j = 0; j < 64; ++j) {
+        sum += x[j] & (u64{0} - (bits >> j & 1));
     }
+    return sum;
+}
+
+void project_64(const u64* x, const u64* rows, u64 plane, u64* out) {
+    const u64 common = chosen(x, plane);
     for (int r = 0; r < 64; ++r) {
-        out[r] = sums[r] - common;
+        out[r] += chosen(x, rows[r]) - common;
     }
 }
 

@@ -71,7 +71,7 @@ def test_another_list_for_the_same_round_is_refused(cluster: LocalCluster) -> No
 
 
 def test_a_round_for_some_of_them(cluster: LocalCluster) -> None:
-    """It closes once those are complete; who was not asked makes it refused, with nothing opened."""
+    """It closes once they are complete; others in it make it refused, with nothing opened."""
     with Study(cluster) as study:
         given = updates(4)
         for i in (0, 2):
@@ -80,7 +80,7 @@ def test_a_round_for_some_of_them(cluster: LocalCluster) -> None:
         np.testing.assert_array_equal(study.whole(told), study.words([given[0], given[2]]))
         for session, update in zip(study.sessions, given, strict=True):
             session.contribute(1, update)
-        with pytest.raises(RefusedError, match="1 participants contributed .* who were not asked"):
+        with pytest.raises(RefusedError, match=r"1 participants contributed .* who were not asked"):
             study.server.aggregate(1, study.prints(0, 2))
         with pytest.raises(RefusedError, match="1 participants where 2 must contribute"):
             study.server.aggregate(2, study.prints(0))
@@ -211,7 +211,7 @@ def test_seeds_that_differ_are_named(cluster: LocalCluster) -> None:
         array = bytearray(bodies[2][1])
         array[100] ^= 4
         bodies[2] = [bodies[2][0], bytes(array)]
-        with pytest.raises(IntegrityError, match="greg and me|me and greg"):
+        with pytest.raises(IntegrityError, match=r"greg and me|me and greg"):
             summing.send(bodies)
 
 
@@ -288,7 +288,7 @@ def test_a_withdrawal_ends_it(cluster: LocalCluster) -> None:
         party = cluster.as_party("birch")
         with Party(party.config, party.owner) as signer:
             signer.withdraw(study.sessions[1].agreement)
-        with pytest.raises(RefusedError, match="birch .* has withdrawn"):
+        with pytest.raises(RefusedError, match=r"birch .* has withdrawn"):
             study.server.aggregate(0)
 
 

@@ -31,7 +31,10 @@ class Killer:
     def kill(self, name: str) -> None:
         os.kill(self.pids[name], signal.SIGKILL)
         if name in self.started:
-            self.started.pop(name).wait(15)
+            process = self.started.pop(name)
+            process.wait(15)
+            assert process.stdin is not None
+            process.stdin.close()
         else:
             eventually(lambda: not alive(self.pids[name]))
 

@@ -61,10 +61,9 @@ def test_expand_mask(n: int, seed: int) -> None:
 @relaxed
 @given(st.integers(0, 200), st.integers(0, 2**32))
 def test_project(n: int, seed: int) -> None:
-    x, columns, plane = words(seed, n), words(seed + 1, n), words(seed + 2, -(-n // 64))
-    np.testing.assert_array_equal(
-        kernels.project(x, columns, plane), oracle.project(x, columns, plane)
-    )
+    groups = -(-n // 64)
+    x, rows, plane = words(seed, n), words(seed + 1, groups, 64), words(seed + 2, groups)
+    np.testing.assert_array_equal(kernels.project(x, rows, plane), oracle.project(x, rows, plane))
 
 
 @pytest.mark.parametrize("bits", range(1, 65))

@@ -57,17 +57,22 @@ def quantise(update: ArrayLike, weight: float, terms: AggregationTerms) -> Quant
     unit = 2.0**terms.scale
     factor = min(unit, terms.bound / norm) if norm else unit
     clipped = factor < unit
-    whole = np.rint(reals * (factor * weight))
+    whole = _rounded(reals, factor * weight)
     # Sums of squares are integers below 2^53, hence exact in double precision.
     if _square(whole) > terms.bound**2:
         clipped = True
         room = (terms.bound - math.sqrt(terms.length) / 2) * (1 - 2.0**-40)
-        whole = np.rint(reals * (room / norm * weight))
+        whole = _rounded(reals, room / norm * weight)
     words = np.empty(terms.words, np.uint64)
     words[: terms.length].view(np.int64)[:] = whole
     if terms.weighted:
         words[-1] = round(weight * 2**WEIGHT_SCALE)
     return Quantised(words, math.sqrt(_square(whole)) / unit, clipped)
+
+
+def _rounded(values: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
+    scaled = values * factor
+    return np.rint(scaled, out=scaled)
 
 
 def _square(values: NDArray[np.float64]) -> float:

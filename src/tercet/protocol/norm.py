@@ -6,7 +6,7 @@ of 2^32 has square 0. So the vector x is first put through 64 random projections
     z_r = <a_r - b, x> mod 2^64,    a_1, ..., a_64 and b uniform in {0, 1}^n,
 
 drawn after x is fixed, each of which must lie in [-T, T], T = 7 B (a modular Johnson-Lindenstrauss
-test after Gentry, Halevi and Lyubashevsky, Eurocrypt 2022, section 3.3, with a proof of its own for
+test after Gentry, Halevi and Lyubashevsky, Eurocrypt 2022, with a proof of its own for
 the constants here: ``docs/aggregation.md``). Then the exact squared norm must be at most B^2.
 
 * Whoever keeps the bound passes but with probability 128 e^-49 < 2^-63: a coefficient of z_r is
@@ -34,21 +34,21 @@ _REACH: Final = 7
 
 
 class Coefficients(NamedTuple):
-    """The projections: a_r as bit r of ``columns`` (n,), b as ``plane`` (ceil(n / 64),)."""
+    """The projections: bits of a_r in ``rows`` (ceil(n / 64), 64), of b in ``plane``."""
 
-    columns: Words
+    rows: Words
     plane: Words
 
     def project(self, x: Words) -> Words:
         """Return z (64,) of a vector or of a summand of it: linear."""
-        return kernels.project(x, self.columns, self.plane)
+        return kernels.project(x, self.rows, self.plane)
 
 
 def coefficients(seed: bytes, length: int) -> Coefficients:
     """Expand the public seed (32 bytes) of a check for vectors of ``length`` elements."""
-    return Coefficients(
-        seed_words(seed, "columns", length), seed_words(seed, "plane", -(-length // 64))
-    )
+    groups = -(-length // 64)
+    rows = seed_words(seed, "rows", groups * PROJECTIONS).reshape(groups, PROJECTIONS)
+    return Coefficients(rows, seed_words(seed, "plane", groups))
 
 
 def projection_bound(bound: int) -> int:

@@ -52,7 +52,7 @@ def planes_to_words(planes: NDArray[np.uint64], out: NDArray[np.uint64]) -> None
 def expand_mask(plane: NDArray[np.uint64], out: NDArray[np.uint64]) -> None: ...
 def project(
     x: NDArray[np.uint64],
-    columns: NDArray[np.uint64],
+    rows: NDArray[np.uint64],
     plane: NDArray[np.uint64],
     out: NDArray[np.uint64],
 ) -> None: ...

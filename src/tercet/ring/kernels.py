@@ -368,27 +368,27 @@ def expand_mask(plane: Words, n: int) -> Words:
     return out
 
 
-#: Sums that `project` makes of a vector: one for each bit of a column.
+#: Sums that `project` makes of a vector.
 PROJECTIONS = 64
 
 
-def project(x: Words, columns: Words, plane: Words) -> Words:
+def project(x: Words, rows: Words, plane: Words) -> Words:
     """Projects a vector on 64 differences of public bits.
 
     Args:
         x: shape (n,).
-        columns: shape (n,); bit r of word j is the coefficient of x[j] in row r.
-        plane: shape (ceil(n / 64),); bit j is taken off all of them.
+        rows: shape (ceil(n / 64), 64); bit j % 64 of rows[j // 64, r] belongs to x[j] in row r.
+        plane: shape (ceil(n / 64),); bit j is taken off all rows. Bits beyond n are ignored.
 
     Returns:
-        Shape (64,); element r is the sum over j of (bit r of columns[j] - bit j) * x[j].
+        Shape (64,); element r is the sum over j of (bit of row r - bit j of the plane) * x[j].
 
     Raises:
         ValueError: if the shapes do not fit.
     """
     out = np.empty(PROJECTIONS, np.uint64)
     _native.project(
-        words_array(x, "x"), words_array(columns, "columns"), words_array(plane, "plane"), out
+        words_array(x, "x"), words_array(rows, "rows"), words_array(plane, "plane"), out
     )
     return out
 

@@ -123,13 +123,12 @@ def expand_mask(plane: Words, n: int) -> Words:
     return np.array([_bit(plane, i) * (MODULUS - 1) for i in range(n)], np.uint64)
 
 
-def project(x: Words, columns: Words, plane: Words) -> Words:
-    """Element r < 64 is the sum of (bit r of columns[j] - bit j of the plane) x[j]."""
+def project(x: Words, rows: Words, plane: Words) -> Words:
+    """Element r < 64 is the sum of (bit j of row r - bit j of the plane) x[j]."""
     sums = [
-        sum((int(c) >> r & 1) * int(v) - _bit(plane, j) * int(v)
-            for j, (v, c) in enumerate(zip(x, columns, strict=True)))
+        sum((_bit(rows[:, r], j) - _bit(plane, j)) * int(v) for j, v in enumerate(x))
         for r in range(64)
-    ]  # fmt: skip
+    ]
     return np.array([s % MODULUS for s in sums], np.uint64)
 
 

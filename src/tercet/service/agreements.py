@@ -36,6 +36,8 @@ Document: TypeAlias = TrainingTerms | AggregationTerms
 APPROVAL, WITHDRAWAL = "agreement", "withdrawal"
 #: Agreements that one identity may have proposed here.
 MAX_PROPOSED = 1000
+#: Signatures that a process remembers to have verified.
+_MAX_VERIFIED = 100_000
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS agreements (
     digest BLOB PRIMARY KEY, document BLOB NOT NULL, proposer TEXT NOT NULL, time REAL NOT NULL);
@@ -68,6 +70,7 @@ class Agreements:
         self._workers = tuple(workers)
         self._listed = listed
         self._changed = changed
+        self._verified: set[tuple[bytes, str, bytes]] = set()
         self._db.executescript(_SCHEMA)
 
     def propose(self, proposer: PublicIdentity, document: bytes) -> Agreed:
@@ -185,10 +188,9 @@ class Agreements:
                     "Its holder approves it first: `tercet approve`",
                     "agreement",
                 )
-            certificate, signature = signed[fingerprint]
-            identity = PublicIdentity.from_der(certificate)
-            identity.verify(APPROVAL, digest, signature)
+            self._verify(digest, fingerprint, *signed[fingerprint])
             if fingerprint not in listed:
+                identity = PublicIdentity.from_der(signed[fingerprint][0])
                 raise RefusedError(
                     f"{identity}, who signed the agreement {_short(digest)}, is not on this "
                     "worker's lists any more",
@@ -196,6 +198,14 @@ class Agreements:
                     "agreement",
                 )
         return terms
+
+    def _verify(self, digest: bytes, signer: str, certificate: bytes, signature: bytes) -> None:
+        """Verify a stored signature, once in the life of this process: a round asks thrice."""
+        if (digest, signer, signature) not in self._verified:
+            PublicIdentity.from_der(certificate).verify(APPROVAL, digest, signature)
+            if len(self._verified) >= _MAX_VERIFIED:
+                self._verified.clear()
+            self._verified.add((digest, signer, signature))
 
     def _check_withdrawn(self, digest: bytes) -> None:
         for certificate, signature in self._signed(digest, WITHDRAWAL).values():

@@ -56,7 +56,8 @@ class Summing:
     def bodies(self, round: int, words: Words) -> list[list[bytes | memoryview]]:
         """Return what each worker gets of a fresh sharing of ``words``."""
         seeds = [fresh(SECRET_BYTES) for _ in range(2)]
-        last = words - seed_words(seeds[0], TENSOR, words.size)
+        last = seed_words(seeds[0], TENSOR, words.size)
+        np.subtract(words, last, out=last)
         last -= seed_words(seeds[1], TENSOR, words.size)
         array = last.astype("<u8", copy=False).data.cast("B")
         request = fresh(REQUEST_ID_BYTES)
