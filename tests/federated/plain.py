@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from tercet.crypto.identity import Identity, PublicIdentity
-from tercet.errors import TercetError
+from tercet.errors import RefusedError, TercetError
 from tercet.federated.aggregation import Aggregate, Receipt
 from tercet.federated.group import Group, Heard
 from tercet.federated.participant import Participant
@@ -46,13 +46,16 @@ class Book:
         return Page(self, fingerprint)
 
     def aggregate(self, round: int, participants: Sequence[str]) -> Aggregate:
-        assert set(participants) == set(self.given[round])
-        words = sum(self.given[round].values()).view(np.int64)
-        weight = float(len(participants))
+        given = self.given[round]
+        assert set(participants) >= set(given)
+        if len(given) < self.terms.minimum:
+            raise RefusedError(f"{len(given)} contributed")
+        words = sum(given.values()).view(np.int64)
+        weight = float(len(given))
         if self.terms.weighted:
             weight = words[-1] * 2.0**-WEIGHT_SCALE
         total = words[: self.terms.length] * 2.0**-self.terms.scale
-        return Aggregate(round, total, weight, tuple(sorted(participants)), {}, 0.0)
+        return Aggregate(round, total, weight, tuple(sorted(given)), {}, 0.0)
 
     def __enter__(self) -> Book:
         return self
@@ -97,7 +100,7 @@ class Plain(Group):
         for participant in self._participants:
             participant.consent.check(terms)
 
-    def run(self, number: int, weights: Arrays, heard: Heard) -> None:
+    def run(self, number: int, weights: Arrays, heard: Heard) -> set[str]:
         for participant in self._participants:
             who, failure = participant.identity.fingerprint, None
             try:
@@ -105,3 +108,4 @@ class Plain(Group):
             except TercetError as error:
                 failure = str(error)
             heard(who, failure)
+        return set()

@@ -219,6 +219,20 @@ def test_participants_in_processes_of_their_own(
         assert "would bring" in told["3"]
 
 
+def test_who_contributed_and_did_not_say_so_is_in_the_sum(
+    cluster: LocalCluster, coordinator: Coordinator
+) -> None:
+    with Wards(cluster.directory, coordinator.address) as wards:
+        wards.start("ward-0")
+        wards.start("ward-1", dumb=1)
+        wards.start("ward-2")
+        model = Model()
+        history = train(model, coordinator, cluster, rounds=2, clip_norm=1.0, quiet=True)
+        assert [r.contributors for r in history.rounds] == [NAMES, ("ward-0", "ward-2")]
+        assert history.rounds[0].absent == {}
+        assert np.abs(model.weights[0] - 0.5).max() < 1e-5
+
+
 def test_who_does_not_accept_the_agreement_is_named(
     cluster: LocalCluster, coordinator: Coordinator
 ) -> None:

@@ -1,7 +1,8 @@
 """A participant in a process of its own: python -m tests.federated.ward FOLDER NAME ADDRESS [MORE].
 
 MORE is a JSON object: ``minimum``; ``sleep``, seconds that each training takes from round
-``sleep_from`` on; ``budget``, epsilon of its ledger.
+``sleep_from`` on; ``budget``, epsilon of its ledger; ``dumb``, the round in which it contributes
+and says nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from tercet import Cluster
 from tercet.crypto.identity import PublicIdentity
 from tercet.errors import TercetError
-from tercet.federated import Participant, participate
+from tercet.federated import Participant, joining, participate
 from tercet.privacy import Account, Budget, Ledger
 
 
@@ -37,6 +38,15 @@ def main() -> None:
         return [w + np.float32(0.25) for w in weights]
 
     participant = Participant(cluster.owner, train, minimum=more.get("minimum", 2), account=account)
+    if "dumb" in more:
+        tell = joining.Tell
+
+        def silence(number, failure=None):
+            if number == more["dumb"]:
+                time.sleep(60)
+            return tell(number, failure)
+
+        joining.Tell = silence
     server = PublicIdentity.load(folder / "owner.crt")
     try:
         outcome = participate(participant, cluster, server, address, patience=5)

@@ -34,11 +34,18 @@ class Group(ABC):
             TercetError: if they cannot, or will not.
         """
 
+    @property
+    def deadline(self) -> int:
+        """Seconds from a round's first contribution to its close."""
+        return 600
+
     @abstractmethod
-    def run(self, number: int, weights: Arrays, heard: Heard) -> None:
+    def run(self, number: int, weights: Arrays, heard: Heard) -> set[str]:
         """Let all of them train from ``weights`` and contribute to round ``number``, from 1.
 
-        Returns when each has been heard of, or has run out of time.
+        Returns:
+            Once each has been heard of, or has run out of time: the fingerprints of those who may
+            have contributed without having said so.
         """
 
 
@@ -76,7 +83,7 @@ class LocalGroup(Group):
         for participant in self._participants:
             self._sessions.append(Session(self._cluster, participant.identity, terms))
 
-    def run(self, number: int, weights: Arrays, heard: Heard) -> None:
+    def run(self, number: int, weights: Arrays, heard: Heard) -> set[str]:
         """Let one after the other take part; who fails is absent from the round."""
         for participant, session in zip(self._participants, self._sessions, strict=True):
             failure = None
@@ -85,3 +92,4 @@ class LocalGroup(Group):
             except TercetError as error:
                 failure = str(error)
             heard(participant.identity.fingerprint, failure)
+        return set()

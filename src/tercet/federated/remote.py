@@ -10,6 +10,7 @@ Round 0 is the agreement: everybody signs it before the first.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -121,6 +122,7 @@ class Coordinator(Group):
         self._asking = 0
         self._expected = set(self._participants)
         self._fetched: set[str] = set()
+        self._silent: set[str] = set()
         self._told: dict[str, str | None] = {}
         self._heard: Heard = _nobody
 
@@ -164,9 +166,15 @@ class Coordinator(Group):
                 "Start their processes, or leave them out",
             )
 
-    def run(self, number: int, weights: Arrays, heard: Heard) -> None:
+    @property
+    def deadline(self) -> int:
+        """Seconds from a round's first contribution to its close: as long as one has for it."""
+        return math.ceil(self._timeout)
+
+    def run(self, number: int, weights: Arrays, heard: Heard) -> set[str]:
         """Announce a round and wait until it is done: see the class."""
         self._portal.call(self._run(Task(number, self._agreement, pack(weights)), heard))
+        return self._silent
 
     async def _start(self) -> None:
         self._changed = asyncio.Condition()
@@ -246,9 +254,10 @@ class Coordinator(Group):
             await self._wait(lambda: self._expected <= set(self._told), self._timeout)
             self._expected &= set(self._told)
             self._task, self._heard = None, _nobody
+            self._silent = self._fetched - set(self._told)
             for who in self._participants:
                 if who not in self._told:
-                    late = who in self._fetched
+                    late = who in self._silent
                     self._told[who] = "it was not done in time" if late else "it did not ask"
                     heard(who, self._told[who])
 

@@ -33,7 +33,6 @@ Evaluate: TypeAlias = Callable[[Arrays], float]
 
 _FAILURES: Final = 3
 """Rounds in a row that may fail before the run is given up."""
-_DEADLINE: Final = 600
 
 
 def add(model: Vector, update: Vector) -> Vector:
@@ -53,7 +52,6 @@ def train(
     weighted: bool = False,
     step: ServerStep = add,
     validation: tuple[NDArray[Any], NDArray[Any]] | None = None,
-    deadline: int = _DEADLINE,
     quiet: bool = False,
 ) -> History:
     """Train ``model`` in place with participants who keep their data.
@@ -77,7 +75,6 @@ def train(
         weighted: whether participants count by their ``weight``; only without noise.
         step: what the server does with the mean update.
         validation: public data, on which accuracy is measured after each round.
-        deadline: seconds from a round's first contribution to its close.
         quiet: show nothing in the terminal.
 
     Raises:
@@ -111,7 +108,7 @@ def train(
             minimum=max(-(-len(members) // 2), 2) if minimum is None else minimum,
             bound=clip_norm,
             weighted=weighted,
-            deadline=deadline,
+            deadline=group.deadline,
             rounds=rounds,
         )
         if privacy is not None:
@@ -160,12 +157,12 @@ def run_rounds(
                 terminal.heard(names[who], failure)
 
             terminal.begin(number, len(names))
-            group.run(number, unflatten(vector, shapes), heard)
+            silent = group.run(number, unflatten(vector, shapes), heard)
             absent = {names[who]: failure for who, failure in told.items() if failure}
             contributors: tuple[str, ...] = ()
             try:
-                done = [who for who, failure in told.items() if not failure]
-                opened = _open(server, number, done)
+                done = {who for who, failure in told.items() if not failure}
+                opened = _open(server, number, done | silent)
             except RefusedError:
                 failures += 1
                 if failures == _FAILURES:
@@ -174,6 +171,7 @@ def run_rounds(
                 failures = 0
                 vector = step(vector, opened.mean)
                 contributors = tuple(n for who, n in names.items() if who in opened.contributors)
+                absent = {name: why for name, why in absent.items() if name not in contributors}
                 absent.update({names[who]: why for who, why in opened.dropped.items()})
             seconds = time.perf_counter() - started
             event, guarantee = event_of(server.terms, number), None
@@ -185,16 +183,16 @@ def run_rounds(
     return unflatten(vector, shapes), made
 
 
-def _open(server: Server, number: int, done: Sequence[str]) -> Aggregate:
-    """Open the sum of those who say that they have contributed.
+def _open(server: Server, number: int, asked: set[str]) -> Aggregate:
+    """Open the sum of those who have contributed, or may have.
 
     Raises:
         RefusedError: they are too few.
     """
-    if len(done) < server.terms.minimum:
+    if len(asked) < server.terms.minimum:
         raise RefusedError(
-            f"{len(done)} contributed to round {number} of {server.terms.name!r}, which takes "
+            f"{len(asked)} contributed to round {number} of {server.terms.name!r}, which takes "
             f"{server.terms.minimum}",
             "See why the others are absent",
         )
-    return server.aggregate(number - 1, done)
+    return server.aggregate(number - 1, sorted(asked))

@@ -97,6 +97,7 @@ class SecureStrategy(Strategy):
         self._weighted_by: str = getattr(strategy, "weighted_by_key", "num-examples")
         self._server: Server | None = None
         self._fingerprints: dict[int, str] = {}
+        self._sampled: set[int] = set()
         self._current = ArrayRecord()
 
     def summary(self) -> None:
@@ -169,6 +170,7 @@ class SecureStrategy(Strategy):
         ]
         for message in messages:
             message.content[RECORD] = asked
+        self._sampled = {message.metadata.dst_node_id for message in messages}
         return messages
 
     def aggregate_train(
@@ -182,8 +184,11 @@ class SecureStrategy(Strategy):
             if not reply.has_error()
         }
         failed = [reply for reply in replies if reply.has_error()]
+        # Whoever did not reply may have contributed.
+        silent = self._sampled - {reply.metadata.src_node_id for reply in replies}
+        asked = {*done, *(self._fingerprints[node] for node in silent)}
         try:
-            opened = self._open(server_round, list(done))
+            opened = self._open(server_round, asked)
         except RefusedError as error:
             _log.warning("round %d changes nothing: %s", server_round, error)
             for reply in failed:
@@ -267,14 +272,14 @@ class SecureStrategy(Strategy):
             )
         return answers
 
-    def _open(self, server_round: int, done: Sequence[str]) -> Aggregate:
+    def _open(self, server_round: int, asked: set[str]) -> Aggregate:
         server = self._running()
-        if len(done) < server.terms.minimum:
+        if len(asked) < server.terms.minimum:
             raise RefusedError(
-                f"{len(done)} contributed, and {server.terms.minimum} are the minimum",
+                f"{len(asked)} contributed, and {server.terms.minimum} are the minimum",
                 "See why the others failed",
             )
-        opened = server.aggregate(server_round - 1, done)
+        opened = server.aggregate(server_round - 1, sorted(asked))
         event = event_of(server.terms, server_round)
         if event is not None and self._privacy is not None:
             spent = accounting.epsilon([event], self._privacy.delta, self._privacy.relation)
