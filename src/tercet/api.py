@@ -31,6 +31,9 @@ from tercet.service.client import Client, TopK, check_input
 from tercet.service.cluster import Cluster, LocalCluster
 from tercet.service.messages import Description, Policy
 from tercet.service.owner import Owner
+from tercet.service.training_party import TrainingProgress
+from tercet.training.parties import Training, fit, propose
+from tercet.training.parties import find as find_training
 
 if TYPE_CHECKING:
     import keras
@@ -42,8 +45,13 @@ __all__ = [
     "LocalCluster",
     "Lowered",
     "TopK",
+    "Training",
+    "TrainingProgress",
     "connect",
+    "find_training",
+    "fit",
     "lower",
+    "propose",
     "remove",
     "serve",
     "share",

@@ -58,6 +58,34 @@ def test_a_retry_opens_the_same_sum_again(cluster: LocalCluster) -> None:
         assert np.abs(study.whole(first) - study.words(updates(2))).max() > 0
 
 
+def test_the_noise_is_the_sum_of_three_discrete_gaussians(cluster: LocalCluster) -> None:
+    """Against the exact distribution: variance 2 each, convolved; and no two elements alike."""
+    length = 20_000
+    sigma = 2 / 256  # in units of 2^-8: variance 4, of which each worker adds a half
+    with Study(cluster, length=length, scale=8, bound=2.0, noise=sigma) as study:
+        assert study.terms.variance == 2
+        given = updates(15, 0.5, length)
+        for session, update in zip(study.sessions, given, strict=True):
+            session.contribute(0, update)
+        told = study.server.aggregate(0)
+    noise = study.whole(told) - study.words(given)
+    reach = 30
+    single = np.exp(-(np.arange(-reach, reach + 1) ** 2) / 4)
+    single /= single.sum()
+    exact = np.convolve(np.convolve(single, single), single)
+    values = np.arange(-3 * reach, 3 * reach + 1)
+    assert told.sigma == pytest.approx(np.sqrt(6) / 256)
+    common = exact * length >= 10
+    seen = np.array([(noise == v).sum() for v in values[common]])
+    expected = exact[common] * length
+    rest = length - seen.sum(), length - expected.sum()
+    square = ((seen - expected) ** 2 / expected).sum() + (rest[0] - rest[1]) ** 2 / rest[1]
+    degrees = common.sum()
+    assert square < degrees + 5 * np.sqrt(2 * degrees)
+    shifted = np.corrcoef(noise[1:], noise[:-1])[0, 1]
+    assert abs(shifted) < 5 / np.sqrt(length)
+
+
 def test_another_list_for_the_same_round_is_refused(cluster: LocalCluster) -> None:
     """The difference attack: two sums that differ in one participant."""
     with Study(cluster) as study:

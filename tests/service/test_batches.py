@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
 from tercet.crypto.prg import fresh
 from tercet.errors import RefusedError, TercetError, TransportError
 from tercet.protocol.replicated.sharing import OutputPart, Summand
+from tercet.service.agreement import Nonces
 from tercet.service.batches import Batches, Waiting
-from tercet.service.messages import Accepted, Done, Job, PeerMessage, Predict, Run
+from tercet.service.messages import Accepted, Done, PeerMessage, Predict, Run
 
 MODEL = bytes(16)
 
@@ -22,21 +23,21 @@ class Script:
     def __init__(self) -> None:
         self.sent: list[tuple[int, PeerMessage]] = []
         self.counted: list[bytes] = []
-        self.jobs: list[Job] = []
+        self.jobs: list[list[Waiting]] = []
         self.batches = Batches(
             1,
             lambda peer, message: self.sent.append((peer, message)),
             lambda waiting, ahead: None,
             lambda batch: self.counted.extend(w.request.id for w in batch),
             self._submit,
-            lambda model: None,
+            lambda batch, done: done.parts,
         )
         self.batches.start()
 
-    def _submit(self, job: Job) -> asyncio.Future[Done]:
-        self.jobs.append(job)
+    def _submit(self, batch: Sequence[Waiting], nonces: Nonces) -> asyncio.Future[Done]:
+        self.jobs.append(list(batch))
         future: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
-        parts = [OutputPart(b"", b"") for _ in job.requests]
+        parts = [OutputPart(b"", b"") for _ in batch]
         future.set_result(Done(1, parts, 0.0, 0, 1))
         return future
 
@@ -70,7 +71,7 @@ def test_only_what_all_three_accept_is_counted_and_run() -> None:
         with pytest.raises(RefusedError, match="another worker refused"):
             await bad
         assert script.counted == [kept]
-        assert [len(job.requests) for job in script.jobs] == [1]
+        assert [len(job) for job in script.jobs] == [1]
         assert script.sent == [(p, Accepted(7, [kept, dropped])) for p in (0, 2)]
 
     run(test)

@@ -19,8 +19,9 @@ from tercet.ring import fixed
 from tercet.service.cluster import LocalCluster
 from tercet.service.connection import Connection
 from tercet.service.contributor import Contributor, prepare_rows
-from tercet.service.messages import Contribution, Deposit, ShareDigests, Tensor
+from tercet.service.messages import Contribution, Deposit
 from tercet.service.shares import read_summands
+from tercet.service.training_messages import ShareDigests, Tensor
 from tests.service.processes import alive, end, eventually, ready, restart
 
 X = np.arange(12.0).reshape(4, 3) / 8

@@ -12,6 +12,7 @@ import numpy as np
 
 from tercet import __version__
 from tercet.cli.privacy import privacy
+from tercet.cli.training import COMMANDS, IDENTITY
 from tercet.errors import InputError, TercetError
 
 CLUSTER = click.option(
@@ -31,6 +32,8 @@ def cli() -> None:
 
 
 cli.add_command(privacy)
+for _command in COMMANDS:
+    cli.add_command(_command)
 
 
 @cli.command()
@@ -117,6 +120,7 @@ def share(model: str, cluster_path: str, name: str, sample: str | None, guard: b
 @cli.command()
 @click.argument("name")
 @CLUSTER
+@IDENTITY
 @click.option("--max-requests", type=click.IntRange(1), help="Requests to answer in all.")
 @click.option("--max-rows", type=click.IntRange(1), help="Rows to answer in all.")
 @click.option("--max-rate", type=click.IntRange(1), help="Requests a minute of one client.")
@@ -142,6 +146,7 @@ def share(model: str, cluster_path: str, name: str, sample: str | None, guard: b
 def serve(
     name: str,
     cluster_path: str,
+    identity: str | None,
     max_requests: int | None,
     max_rows: int | None,
     max_rate: int | None,
@@ -158,7 +163,7 @@ def serve(
 
     served = api.serve(
         name,
-        api.Cluster.load(cluster_path),
+        api.Cluster.load(cluster_path, identity),
         max_requests=max_requests,
         max_rows=max_rows,
         expires=_when(expires),
@@ -176,22 +181,24 @@ def serve(
 @cli.command()
 @click.argument("name")
 @CLUSTER
-def stop(name: str, cluster_path: str) -> None:
+@IDENTITY
+def stop(name: str, cluster_path: str, identity: str | None) -> None:
     """Stop serving NAME; it stays shared."""
     from tercet import api
 
-    api.stop(name, api.Cluster.load(cluster_path))
+    api.stop(name, api.Cluster.load(cluster_path, identity))
     click.echo(f"{name} is not served any more")
 
 
 @cli.command()
 @click.argument("name")
 @CLUSTER
-def remove(name: str, cluster_path: str) -> None:
+@IDENTITY
+def remove(name: str, cluster_path: str, identity: str | None) -> None:
     """Delete the model NAME from the workers."""
     from tercet import api
 
-    api.remove(name, api.Cluster.load(cluster_path))
+    api.remove(name, api.Cluster.load(cluster_path, identity))
     click.echo(f"{name} is removed")
 
 
@@ -199,16 +206,22 @@ def remove(name: str, cluster_path: str) -> None:
 @click.argument("name")
 @click.argument("inputs", type=click.Path())
 @CLUSTER
+@IDENTITY
 @click.option("--output", type=click.Path(dir_okay=False), help="Write a .npy file.")
 @click.option("--accept-guard", is_flag=True, help="Let a guarded model open one bit a row to you.")
 def predict(
-    name: str, inputs: str, cluster_path: str, output: str | None, accept_guard: bool
+    name: str,
+    inputs: str,
+    cluster_path: str,
+    identity: str | None,
+    output: str | None,
+    accept_guard: bool,
 ) -> None:
     """Ask model NAME about the rows of INPUTS, a .npy file."""
     from tercet import api
 
     rows = _load_array(inputs)
-    with api.connect(api.Cluster.load(cluster_path)) as client:
+    with api.connect(api.Cluster.load(cluster_path, identity)) as client:
         result = client.predict(name, rows, accept_guard=accept_guard)
         cost = client.last_cost
     if isinstance(result, api.TopK):

@@ -14,6 +14,7 @@ from tercet.frontend.known import evaluate
 from tercet.frontend.lowering import Lowering
 from tercet.frontend.recognise import recognise
 from tercet.frontend.rules import RULES
+from tercet.frontend.rules.rule import Rule
 from tercet.frontend.traced import Traced
 from tercet.frontend.values import Known, Secret, Taint, Value, public
 from tercet.program.program import Program, Role
@@ -153,7 +154,7 @@ def lower(
     for node in graph.nodes:
         low.source = naming.label(node.source)
         try:
-            results = _apply(low, node, [read(i) for i in node.inputs])
+            results = apply(low, node, [read(i) for i in node.inputs], RULES)
         except ModelError as error:
             if not tolerant:
                 raise
@@ -172,11 +173,18 @@ def lower(
     return Lowered(low.builder.finish(output.handle), low.arrays, refused)
 
 
-def _apply(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+def apply(
+    low: Lowering, node: Node, args: Sequence[Value], rules: Mapping[str, Rule]
+) -> Sequence[Value]:
+    """Return the results of one node: evaluated if all is known, else lowered by its rule.
+
+    Raises:
+        UnsupportedOperation: if there is no rule, or it cannot be applied; names the layer.
+    """
     known = [a for a in args if isinstance(a, Known)]
     if len(known) == len(args) and node.primitive is not None:
         return evaluate(node, known)
-    rule = RULES.get(node.name)
+    rule = rules.get(node.name)
     if rule is None:
         raise low.unsupported(node.name)
     try:

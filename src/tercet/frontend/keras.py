@@ -76,7 +76,7 @@ def _dispatch(
         from tercet.frontend import keras_files
 
         keras_files.check_file(path)
-        if not _on_jax():
+        if not on_jax():
             return child(path)
         return here(keras_files.load(path))
     if not _is_keras_model(model):
@@ -84,7 +84,7 @@ def _dispatch(
             f"{type(model).__module__}.{type(model).__name__} is no Keras 3 model",
             "Pass a keras.Model or the path of a .keras, .h5 or .hdf5 file",
         )
-    if _on_jax():
+    if on_jax():
         return here(model)
     if not model.built:
         raise ModelError(
@@ -108,7 +108,7 @@ def _is_keras_model(model: Foreign) -> bool:
     return keras is not None and isinstance(model, keras.Model)
 
 
-def _on_jax() -> bool:
+def on_jax() -> bool:
     """Whether Keras runs on JAX in this process; choose JAX if nothing was chosen yet."""
     if "keras" not in sys.modules:
         os.environ.setdefault("KERAS_BACKEND", "jax")

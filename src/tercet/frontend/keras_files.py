@@ -90,8 +90,12 @@ def _classes(config: Foreign) -> Iterator[str]:
             yield from _classes(value)
 
 
-def load(path: Path) -> Foreign:
+def load(path: Path, *, compiled: bool = False) -> Foreign:
     """Return the model in ``path``; code in the file is never run.
+
+    Args:
+        path: a model file.
+        compiled: with its optimizer and loss, for a training.
 
     Raises:
         ModelError: if Keras cannot read it.
@@ -101,7 +105,7 @@ def load(path: Path) -> Foreign:
     if path.suffix.lower() != ".keras":
         _check_hdf5(path)
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        return keras.saving.load_model(path, compile=compiled, safe_mode=True)
     except Exception as error:  # Keras raises almost anything on a bad file
         text = str(error).strip().splitlines()
         reason = text[0][:300] if text else type(error).__name__

@@ -20,33 +20,33 @@ _SHAPE_REMEDY = "Give the model a keras.Input with every extent but the batch fi
 
 def trace_live(model: Foreign, scale: int) -> Traced:
     """Trace ``model`` to a program; see ``tercet.frontend.keras.trace_keras``."""
-    shape = _input_shape(model)
-    weights = _weights(model)
-    with _quiet():
+    shape = input_shape(model)
+    known = weights(model)
+    with quiet():
         try:
             return tracing.trace(
-                _function(model),
+                function(model),
                 shape,
-                weights=weights,
+                weights=known,
                 scale=scale,
                 name=model.name,
-                naming=_naming(model),
+                naming=naming(model),
             )
         except ModelError:
             raise
         except Exception as error:  # user code of a layer may raise anything
-            raise _untraceable(model, error) from error
+            raise untraceable(model, error) from error
 
 
 def report_live(model: Foreign) -> list[LayerReport]:
     """Report on every layer of ``model``; see ``tercet.frontend.keras.supported_layers``."""
-    shape, weights, naming = _input_shape(model), _weights(model), _naming(model)
-    with _quiet():
+    shape, known, names = input_shape(model), weights(model), naming(model)
+    with quiet():
         try:
-            graph = tracing.graph_of(_function(model), shape, weights, tracing.SIZES[0])
+            graph = tracing.graph_of(function(model), shape, known, tracing.SIZES[0])
         except Exception as error:
-            raise _untraceable(model, error) from error
-        lowered = tracing.lower(graph, weights, naming, 16, tolerant=True)
+            raise untraceable(model, error) from error
+        lowered = tracing.lower(graph, known, names, 16, tolerant=True)
     refused: dict[str, ModelError] = {}
     for label, refusal in lowered.refused:
         refused.setdefault(label, refusal)
@@ -67,7 +67,8 @@ def _report(name: str, kind: str, error: ModelError | None) -> LayerReport:
     return LayerReport(name, kind, False, error.message, error.remedy)
 
 
-def _untraceable(model: Foreign, error: Exception) -> ModelError:
+def untraceable(model: Foreign, error: Exception) -> ModelError:
+    """Return the error for what user code raised during a trace."""
     # Keras names the layer on the first line, then the cause, in terminal colours.
     plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     lines = [line.strip() for line in plain.splitlines() if line.strip()]
@@ -78,7 +79,8 @@ def _untraceable(model: Foreign, error: Exception) -> ModelError:
     )
 
 
-def _function(model: Foreign) -> Foreign:
+def function(model: Foreign) -> Foreign:
+    """Return the prediction of ``model`` as a function of x and of its weights, in order."""
     trainable = len(model.trainable_variables)
 
     def call(x: Foreign, *weights: Foreign) -> Foreign:
@@ -90,14 +92,15 @@ def _function(model: Foreign) -> Foreign:
     return call
 
 
-def _variables(model: Foreign) -> list[Foreign]:
+def variables(model: Foreign) -> list[Foreign]:
+    """Return the trainable variables, then the others."""
     return [*model.trainable_variables, *model.non_trainable_variables]
 
 
-def _weights(model: Foreign) -> dict[str, Foreign]:
-    """Return the weights by path, in the order in which ``_function`` takes them."""
+def weights(model: Foreign) -> dict[str, Foreign]:
+    """Return the weights by path, in the order in which ``function`` takes them."""
     result: dict[str, Foreign] = {}
-    for variable in _variables(model):
+    for variable in variables(model):
         array = np.asarray(variable.value)
         path = variable.path.removeprefix(f"{model.name}/")
         name, count = path, 1
@@ -114,7 +117,7 @@ def _weights(model: Foreign) -> dict[str, Foreign]:
     return result
 
 
-def _input_shape(model: Foreign) -> tuple[int, ...]:
+def input_shape(model: Foreign) -> tuple[int, ...]:
     """Return the shape of one row of the model's only input: real numbers or integers."""
     if not model.built:
         raise ModelError(f"Model {model.name!r} is not built", _SHAPE_REMEDY)
@@ -181,7 +184,8 @@ def _kind(layer: Foreign) -> str:
     return kind if activation == "linear" else f"{kind} with activation {activation}"
 
 
-def _naming(model: Foreign) -> tracing.Naming:
+def naming(model: Foreign) -> tracing.Naming:
+    """Return how traces of ``model`` are labelled."""
     kinds = {label: _kind(layer) for label, layer in _layers(model)}
     renamed = _renamed(model)
 
@@ -228,7 +232,7 @@ def _snake(name: str) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what JAX and Keras warn of a model's 64-bit types: the trace is 32-bit anyway."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(float64|int64|uint64).*")

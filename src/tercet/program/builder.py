@@ -22,7 +22,7 @@ class Builder:
 
     def input(self, name: str, role: Role, shape: Shape, scale: int | None = None) -> int:
         """Declare an input and return its handle (a negative number)."""
-        form = Form.PUBLIC if role is Role.PUBLIC else Form.SHARE
+        form = Form.PUBLIC if role in (Role.PUBLIC, Role.STEP) else Form.SHARE
         kind = Type(tuple(shape), self.scale if scale is None else scale, form)
         self._inputs.append(Input(name, role, kind))
         return -len(self._inputs)

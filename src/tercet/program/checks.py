@@ -15,6 +15,8 @@ Rule: TypeAlias = Callable[[Sequence[Type], Attributes], Type]
 
 #: Largest number of fractional bits of a product; |x| < 2^(62 - scale) must hold at a truncation.
 MAX_SCALE = 48
+#: Most fractional bits of what is multiplied by public numbers before its truncation.
+MAX_PENDING = 58
 #: Bits of the ring that a truncation or a comparison may use: |x| < 2^62.
 RANGE_BITS = 62
 MAX_RANK = 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tercet.program.checks import (
+    MAX_PENDING,
     MAX_SCALE,
     MAX_STEP,
     Attributes,
@@ -24,12 +25,14 @@ CONV_TUPLES = ("strides", "low", "high", "input_dilation", "kernel_dilation")
 
 def product_type(x: Type, y: Type, shape: Shape) -> Type:
     """Return the type of a product of two values."""
+    forms = (x.form, y.form)
+    known = Form.PUBLIC in forms
     require(
-        all(t.form in (Form.SHARE, Form.PUBLIC) for t in (x, y)),
+        all(f in (Form.SHARE, Form.PUBLIC) or (f is Form.PARTIAL and known) for f in forms),
         "a product of values that are not shares",
     )
-    require(x.scale + y.scale <= MAX_SCALE, f"product of scales {x.scale} and {y.scale}")
-    forms = (x.form, y.form)
+    most = MAX_PENDING if known else MAX_SCALE
+    require(x.scale + y.scale <= most, f"product of scales {x.scale} and {y.scale}")
     form = Form.PARTIAL if Form.PUBLIC not in forms else join((x, y))
     return Type(shape, x.scale + y.scale, form)
 

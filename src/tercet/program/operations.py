@@ -12,8 +12,8 @@ from math import prod
 
 from tercet.program.checks import (
     MAX_ELEMENTS,
+    MAX_PENDING,
     MAX_RANK,
-    MAX_SCALE,
     MAX_WINDOW,
     RANGE_BITS,
     Attributes,
@@ -182,7 +182,7 @@ def _shift_left(types: Sequence[Type], attrs: Attributes) -> Type:
     (x,) = types
     no_bits(types)
     bits = integer(attrs, "bits")
-    require(bits > 0 and x.scale + bits <= MAX_SCALE, f"shift left by {bits}")
+    require(bits > 0 and x.scale + bits <= MAX_PENDING, f"shift left by {bits}")
     return Type(x.shape, x.scale + bits, x.form)
 
 
@@ -190,7 +190,7 @@ def _scale(types: Sequence[Type], attrs: Attributes) -> Type:
     (x,) = types
     no_bits(types)
     bits = integer(attrs, "bits")
-    require(bits >= 0 and x.scale + bits <= MAX_SCALE, f"scaling by {bits} bits")
+    require(bits >= 0 and x.scale + bits <= MAX_PENDING, f"scaling by {bits} bits")
     require(abs(integer(attrs, "multiplier")) < 1 << 48, "multiplier out of range")
     return Type(x.shape, x.scale + bits, x.form)
 

@@ -60,7 +60,7 @@ class Training(msgspec.Struct, frozen=True):
     """One step, the names of its metrics and how its public numbers are derived.
 
     ``metrics`` names the outputs after the state: sums over the rows of the batch, at the
-    program's scale, of shape ``()``.
+    program's scale, of shape ``(1,)``.
     """
 
     program: Program
@@ -128,7 +128,7 @@ def verify_training(training: Training) -> None:
             )
     for output in program.outputs[len(states) :]:
         kind = types[output]
-        if kind.form is not Form.SHARE or kind.scale != program.scale or kind.shape:
+        if kind.form is not Form.SHARE or kind.scale != program.scale or kind.shape != (1,):
             raise ProgramError(f"a metric of type {kind}, not one shared number", _REMEDY)
         require_resend(program, output)
     _verify_step_inputs(training)

@@ -42,19 +42,20 @@ def conv_kernel(
     Returns:
         Shape (*window, C / groups, O).
     """
-    x = _widened(x, padding, input_dilation)
+    # Channels first: a row of the first matrix is one channel under one tap, at all places.
+    planes = np.moveaxis(_widened(x, padding, input_dilation), -1, 0)
     taps, space = int(np.prod(window)), g.shape[1:-1]
-    width, filters = x.shape[-1] // groups, g.shape[-1] // groups
-    total = np.zeros((groups, taps * width, filters), np.uint64)
-    step = max(1, _PATCHES // (int(np.prod(space)) * taps * x.shape[-1]))
+    width, filters = len(planes) // groups, g.shape[-1] // groups
+    total = np.zeros((groups, width * taps, filters), np.uint64)
+    step = max(1, _PATCHES // (int(np.prod(space)) * taps * len(planes)))
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
-        patches = _patches(x[rows], space, window, strides, kernel_dilation)
+        patches = _patches(planes[:, rows], space, window, strides, kernel_dilation)
         for n in range(groups):
-            part = patches[..., n * width : (n + 1) * width].reshape(-1, taps * width)
+            part = patches[n * width : (n + 1) * width].reshape(width * taps, -1)
             out = g[rows][..., n * filters : (n + 1) * filters].reshape(-1, filters)
-            kernels.matmul(part.T, out, accumulate_into=total[n])
-    shaped = total.reshape(groups, *window, width, filters)
+            kernels.matmul(part, out, accumulate_into=total[n])
+    shaped = np.moveaxis(total.reshape(groups, width, *window, filters), 1, -2)
     return np.concatenate(list(shaped), axis=-1)
 
 
@@ -127,9 +128,10 @@ def _patches(
     strides: Sequence[int],
     dilation: Sequence[int],
 ) -> Words:
-    """Return (N, *space, taps, C): what each place of the result sees."""
+    """Return (C, taps, N, *space) of ``x`` (C, N, *spatial): what each tap sees."""
     taps = int(np.prod(window))
-    result = np.empty((len(x), *space, taps, x.shape[-1]), np.uint64)
+    result = np.empty((len(x), taps, x.shape[1], *space), np.uint64)
     for tap, place in enumerate(np.ndindex(*window)):
-        result[..., tap, :] = x[(slice(None), *_strided(place, space, strides, dilation))]
+        at = _strided(place, space, strides, dilation)
+        result[:, tap] = x[(slice(None), slice(None), *at)]
     return result

@@ -15,7 +15,7 @@ from tercet.protocol.base import Share
 from tercet.protocol.replicated.sharing import OutputPart, Summand, expand
 from tercet.protocol.rounds import Steps
 from tercet.runtime.interpreter import Words, run
-from tercet.runtime.release import reveal
+from tercet.runtime.release import release
 from tercet.runtime.session import Measure, Session
 
 #: Rows that one slice takes at most; with ``session.IN_FLIGHT`` it bounds the memory of a run.
@@ -72,13 +72,8 @@ def run_batch(
 
     results, measure = session.run(slices(), timeout)
     joined = tuple(np.concatenate(c) for c in zip(*(r.parts for r in results), strict=True))
-    parts, start = [], 0
+    answers, start = [], 0
     for rows, _ in requests:
-        parts.append(release(Share(tuple(j[start : start + rows] for j in joined))))
+        answers.append(Share(tuple(j[start : start + rows] for j in joined)))
         start += rows
-    return parts, measure
-
-
-def release(share: Share) -> OutputPart:
-    """Return this worker's part of a result whose release was allowed: see ``reveal``."""
-    return reveal(share)
+    return release(answers), measure

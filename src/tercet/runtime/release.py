@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tercet.protocol.base import Share
 from tercet.protocol.replicated.sharing import OutputPart, output_part
 
@@ -13,3 +15,8 @@ def reveal(share: Share) -> OutputPart:
     three summands tell their sum and nothing else.
     """
     return output_part(share)
+
+
+def release(shares: Sequence[Share]) -> list[OutputPart]:
+    """Return this worker's parts of several results: see ``reveal``."""
+    return [reveal(share) for share in shares]

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from tercet.program.program import Program
 from tercet.protocol.base import Protocol, Share
 from tercet.protocol.rounds import Steps, together
@@ -31,7 +33,12 @@ def run_outputs(
     for local, communicating in levels(program):
         for number in local:
             step = _step(program, protocol, values, number, batch)
-            values[number + len(program.inputs)] = LOCAL[step.instruction.op](step)
+            # NumPy turns arrays without axes into scalars, and those warn of what is meant here.
+            with np.errstate(over="ignore"):
+                result = LOCAL[step.instruction.op](step)
+            values[number + len(program.inputs)] = (
+                np.asarray(result) if isinstance(result, np.generic) else result
+            )
             _release(program, values, left, number)
         if communicating:
             steps = [_step(program, protocol, values, n, batch) for n in communicating]

@@ -199,6 +199,19 @@ class Agreements:
                 )
         return terms
 
+    def identity(self, fingerprint: str) -> PublicIdentity:
+        """Return who on this worker's lists has this key.
+
+        Raises:
+            RefusedError: if nobody has.
+        """
+        for identity in self._listed():
+            if identity.fingerprint == fingerprint:
+                return identity
+        raise RefusedError(
+            f"{fingerprint[:16]} is not on this worker's lists", "Its operator can list it"
+        )
+
     def _verify(self, digest: bytes, signer: str, certificate: bytes, signature: bytes) -> None:
         """Verify a stored signature, once in the life of this process: a round asks thrice."""
         if (digest, signer, signature) not in self._verified:

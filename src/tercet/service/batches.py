@@ -16,13 +16,15 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from tercet.crypto.prg import fresh
 from tercet.errors import RefusedError, TercetError, TransportError, WorkerError
 from tercet.service.agreement import Nonces, UnderWay, join_nonces
 from tercet.service.config import WORKERS
-from tercet.service.messages import Accepted, Answer, Done, Job, PeerMessage, Predict, Run
+from tercet.service.messages import Accepted, Done, PeerMessage, Predict, Run
 from tercet.service.scheduler import Queued, Scheduler
+from tercet.service.training_messages import TrainSteps
 
 _log = logging.getLogger("tercet.worker")
 
@@ -35,17 +37,17 @@ _MAX_CLOSED = 10_000
 
 
 class Waiting:
-    """A prediction that this worker has agreed on, until it is answered.
+    """A request that this worker has agreed on, until it is answered.
 
     ``change`` is the change of policy under which it was admitted, once it was.
     """
 
-    def __init__(self, request: Predict, client: str, nonces: Nonces) -> None:
+    def __init__(self, request: Predict | TrainSteps, client: str, nonces: Nonces) -> None:
         self.request = request
         self.client = client
         self.nonces = nonces
         self.change = b""
-        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def refuse(self, error: TercetError) -> None:
         """Answer with an error, if there is no answer yet."""
@@ -54,16 +56,17 @@ class Waiting:
 
 
 class Batches:
-    """This worker's queue of predictions.
+    """This worker's queue of predictions, and of steps of trainings between them.
 
     Args:
         index: this worker.
         send: passes a message to a peer; raises TransportError if it is not connected.
-        admit: raises TercetError to refuse a prediction; told the rows of those admitted before
-            it in the same batch.
-        count: counts admitted predictions durably.
-        submit: hands a job to the data plane.
-        release: raises TercetError if a model's results must not be released any more.
+        admit: raises TercetError to refuse a request; told the rows of those admitted before it
+            in the same batch.
+        count: counts admitted requests durably.
+        submit: hands a batch with its nonces to the data plane as a job.
+        release: returns the answer to each request of a batch; raises TercetError if nothing must
+            be released any more.
     """
 
     def __init__(
@@ -72,8 +75,8 @@ class Batches:
         send: Callable[[int, PeerMessage], None],
         admit: Callable[[Waiting, Sequence[int]], None],
         count: Callable[[Sequence[Waiting]], None],
-        submit: Callable[[Job], asyncio.Future[Done]],
-        release: Callable[[bytes], None],
+        submit: Callable[[Sequence[Waiting], Nonces], asyncio.Future[Done]],
+        release: Callable[[Sequence[Waiting], Done], Sequence[object]],
     ) -> None:
         self._index = index
         self._peers = [p for p in range(WORKERS) if p != index]
@@ -107,8 +110,8 @@ class Batches:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def answer(self, waiting: Waiting) -> Answer:
-        """Queue an agreed prediction and wait for this worker's part of its result."""
+    async def answer(self, waiting: Waiting) -> Any:
+        """Queue an agreed request and wait for this worker's part of its result."""
         request = waiting.request
         self._waiting[request.id] = waiting
         self._arrived.set()
@@ -246,20 +249,14 @@ class Batches:
         if not batch:
             return None
         self._count(batch)
-        first = batch[0].request
-        nonces = join_nonces([w.nonces for w in batch])
-        requests = [(w.request.rows, w.request.shares) for w in batch]
-        return batch, self._submit(Job(0, first.model, first.program_digest, nonces, requests))
+        return batch, self._submit(batch, join_nonces([w.nonces for w in batch]))
 
     async def _finish(self, batch: Sequence[Waiting], running: asyncio.Future[Done]) -> None:
         try:
             done = await running
-            self._release(batch[0].request.model)
-            for waiting, part in zip(batch, done.parts, strict=True):
+            for waiting, answer in zip(batch, self._release(batch, done), strict=True):
                 if not waiting.answer.done():
-                    waiting.answer.set_result(
-                        Answer(part, done.seconds, done.bytes_sent, done.rounds)
-                    )
+                    waiting.answer.set_result(answer)
         except TercetError as error:
             for waiting in batch:
                 waiting.refuse(error)

@@ -28,13 +28,16 @@ from tercet.ring.fixed import decode, encode
 from tercet.runtime.batch import INPUT_NAME
 from tercet.service.config import WORKERS, ClusterConfig
 from tercet.service.connection import Connection
+from tercet.service.contributor import Contributor
 from tercet.service.messages import (
     REQUEST_ID_BYTES,
     Answer,
+    Deposited,
     Describe,
     Description,
     Predict,
 )
+from tercet.service.parties import Agreement, Party
 
 #: Rows of one request; more are sent as several.
 REQUEST_ROWS = 4096
@@ -118,6 +121,31 @@ class Client:
             )
         self._known[name] = answers[0]
         return answers[0]
+
+    def contribute(
+        self,
+        name: str,
+        x: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        classes: int | None = None,
+        ids: Sequence[str | int] | None = None,
+    ) -> Deposited:
+        """Contribute data under ``name``, as shares, for a training: see ``Contributor``."""
+        with Contributor(self._connection.cluster, self._connection.identity) as owner:
+            return owner.contribute(name, x, y, classes=classes, ids=ids)
+
+    def approve(self, agreement: str) -> Agreement:
+        """Sign the agreement of this digest (or its first 8 digits or more) or name.
+
+        Read its terms first: ``Party.find``, or ``tercet agreements`` on the command line.
+
+        Raises:
+            NotFoundError: if no such agreement concerns this identity.
+            RefusedError: if it does not ask for its signature, or somebody has withdrawn.
+        """
+        with Party(self._connection.cluster, self._connection.identity) as party:
+            return party.approve(party.find(agreement))
 
     def predict(self, name: str, inputs: ArrayLike, *, accept_guard: bool = False) -> Prediction:
         """Return the model's outputs for ``inputs``, which no worker sees.

@@ -23,8 +23,8 @@ from tercet.service.messages import (
     Deposit,
     Deposited,
     Discard,
-    Tensor,
 )
+from tercet.service.training_messages import Tensor
 
 #: Names of the arrays in a contribution of data.
 FEATURES, LABELS = "x", "y"

@@ -6,14 +6,17 @@ Started by the control process with inherited pipes on standard input and output
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -50,8 +53,12 @@ from tercet.service.pipe import Incoming, write_message
 from tercet.service.shares import load_shares
 from tercet.service.sum_messages import SumCommand
 from tercet.service.sums import Sums
+from tercet.service.trainer import Trainer
+from tercet.service.training_messages import TrainJob
 
 _log = logging.getLogger("tercet.dataplane")
+
+AnyJob = TypeVar("AnyJob", Job, TrainJob)
 
 #: Seconds to wait for one message of a peer before a session is given up.
 MESSAGE_TIMEOUT = 30.0
@@ -99,6 +106,7 @@ class DataPlane:
         self._index = setup.index
         self._transport = transport
         self._models: dict[bytes, _Held] = {}
+        self._trainer = Trainer(setup.index)
         self._lock = threading.Lock()
         self._sums = Sums(
             setup.name, transport, map_arena(setup.arena_fd), self._tell, MESSAGE_TIMEOUT
@@ -115,10 +123,13 @@ class DataPlane:
                 self._tell(self._load(command))
             elif isinstance(command, Unload):
                 self._models.pop(command.model, None)
+                self._trainer.forget(command.model)
             elif isinstance(command, Cancel):
                 self._cancel(command)
             elif isinstance(command, Job):
-                self._tell(self._run(command))
+                self._tell(self._run(command, self._predict))
+            elif isinstance(command, TrainJob):
+                self._tell(self._run(command, self._train))
 
     def _next(self) -> Command | None:
         """Return the next command; ``None`` at the end of the pipe.
@@ -138,7 +149,7 @@ class DataPlane:
                     self._ahead.append(command)
             command = self._ahead.popleft()
             voided = any(isinstance(later, Void) for later in self._ahead)
-            if not (isinstance(command, Job) and voided):
+            if not (isinstance(command, Job | TrainJob) and voided):
                 return command
             lost = TransportError("a worker was lost", "Try again when it is back")
             self._tell(Failed(command.number, to_failure(lost)))
@@ -162,30 +173,45 @@ class DataPlane:
             return Loaded(command.model, to_failure(error))
         return Loaded(command.model)
 
-    def _run(self, job: Job) -> Done | Failed:
+    def _run(self, job: AnyJob, run: Callable[[AnyJob], Done]) -> Done | Failed:
+        """Run a job; whatever it is that goes wrong, the caller must hear of it."""
         try:
-            session = Session(self._transport, job.nonces, job.digest)
-            try:
-                if job.model not in self._models:
-                    raise WorkerError("the model's shares are not loaded", "See the worker's log")
-                held = self._models[job.model]
-                if held.digest != job.digest:
-                    raise WorkerError("the model's policy changed meanwhile", "Ask again")
-                parts, measure = run_batch(
-                    session, held.program, held.shares, job.requests, MESSAGE_TIMEOUT
-                )
-            except BaseException as error:
-                session.abort(f"{type(error).__name__} at {self._name}")
-                raise
-            finally:
-                session.close()
+            return run(job)
         except TercetError as error:
             _log.warning("job %d failed: %s", job.number, error)
             return Failed(job.number, to_failure(error))
-        except Exception as error:  # whatever it is, the caller must hear of it
+        except Exception as error:
             _log.exception("job %d failed", job.number)
             return Failed(job.number, to_failure(error))
+
+    def _predict(self, job: Job) -> Done:
+        with self._session(job.nonces, job.digest) as session:
+            if job.model not in self._models:
+                raise WorkerError("the model's shares are not loaded", "See the worker's log")
+            held = self._models[job.model]
+            if held.digest != job.digest:
+                raise WorkerError("the model's policy changed meanwhile", "Ask again")
+            parts, measure = run_batch(
+                session, held.program, held.shares, job.requests, MESSAGE_TIMEOUT
+            )
         return Done(job.number, parts, measure.seconds, measure.bytes_sent, measure.rounds)
+
+    def _train(self, job: TrainJob) -> Done:
+        with self._session(job.nonces, job.digest) as session:
+            self._trainer.prepare(job)
+            return self._trainer.run(session, job, MESSAGE_TIMEOUT)
+
+    @contextlib.contextmanager
+    def _session(self, nonces: tuple[bytes, bytes, bytes], digest: str) -> Iterator[Session]:
+        """Yield a fresh session; what goes wrong in it ends it at the peers, too."""
+        session = Session(self._transport, nonces, digest)
+        try:
+            yield session
+        except BaseException as error:
+            session.abort(f"{type(error).__name__} at {self._name}")
+            raise
+        finally:
+            session.close()
 
     def _cancel(self, job: Cancel) -> None:
         """End a session that the peers may have begun, without a message of the protocol."""

@@ -36,6 +36,7 @@ from tercet.service.sum_messages import (
     Released,
     ReleaseJob,
 )
+from tercet.service.training_messages import TrainJob
 
 _log = logging.getLogger("tercet.worker")
 
@@ -107,7 +108,7 @@ class DataProcess:
             with contextlib.suppress(WorkerError):  # the process has gone, and the jobs with it
                 self.send(Void())
 
-    def submit(self, job: Job) -> asyncio.Future[Done]:
+    def submit(self, job: Job | TrainJob) -> asyncio.Future[Done]:
         """Queue a job (its number is set here); the future fails if the job does."""
         return self._submit(job)
 
@@ -123,7 +124,9 @@ class DataProcess:
         """Queue the release of a stored sum."""
         return self._submit(job)
 
-    def _submit(self, job: Job | FoldJob | FinishJob | ReleaseJob) -> asyncio.Future[Any]:
+    def _submit(
+        self, job: Job | TrainJob | FoldJob | FinishJob | ReleaseJob
+    ) -> asyncio.Future[Any]:
         self._number += 1
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         try:

@@ -41,8 +41,9 @@ from tercet.service.metrics import METRICS_TYPE
 from tercet.service.peers import PATH
 from tercet.service.roster import Lists
 from tercet.service.rounds import Body
-from tercet.service.sum_messages import HEAD_BYTES, Ask, Contribute
+from tercet.service.sum_messages import HEAD_BYTES, AskSum, Contribute
 from tercet.service.terms import MAX_DOCUMENT
+from tercet.service.training_messages import Ask, Attach
 from tercet.service.worker import Worker
 
 _log = logging.getLogger("tercet.worker")
@@ -51,6 +52,7 @@ _log = logging.getLogger("tercet.worker")
 MAX_MODEL = (2 << 30) + (1 << 24)
 MAX_SMALL = 64 << 10
 MAX_PROBE = 4 << 20
+MAX_PACKAGE = 256 << 20
 MAX_PROPOSAL = MAX_DOCUMENT + MAX_SMALL
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -179,7 +181,29 @@ def application(worker: Worker, gate: Gate) -> web.Application:
 
     async def aggregate(request: web.Request) -> object:
         who = gate.caller(request, gate.members)
-        return await worker.rounds.ask(who, decode(await _body(request, MAX_PROPOSAL), Ask))
+        return await worker.rounds.ask(who, decode(await _body(request, MAX_PROPOSAL), AskSum))
+
+    async def attach(request: web.Request) -> object:
+        party = gate.caller(request, gate.members)
+        body = await _body(request, MAX_PACKAGE)
+        await worker.training_requests.attach(party, await asyncio.to_thread(decode, body, Attach))
+        return None
+
+    async def run_training(request: web.Request) -> object:
+        party = gate.caller(request, gate.members)
+        return await worker.training_requests.run(party, await _ask(request))
+
+    async def cancel_training(request: web.Request) -> object:
+        party = gate.caller(request, gate.members)
+        return worker.training_requests.cancel(party, await _ask(request))
+
+    async def progress(request: web.Request) -> object:
+        party = gate.caller(request, gate.members)
+        return worker.training_requests.progress(party, await _ask(request))
+
+    async def fetch(request: web.Request) -> object:
+        party = gate.caller(request, gate.members)
+        return await worker.training_requests.fetch(party, await _ask(request))
 
     async def calls(request: web.Request) -> web.StreamResponse:
         async def predict(body: bytes) -> object:
@@ -242,6 +266,11 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         ("/v1/agreements", agreements),
         ("/v1/agreements/propose", propose),
         ("/v1/agreements/sign", sign),
+        ("/v1/training/attach", attach),
+        ("/v1/training/run", run_training),
+        ("/v1/training/cancel", cancel_training),
+        ("/v1/training/progress", progress),
+        ("/v1/training/fetch", fetch),
     ):
         app.router.add_post(path, _reply(handler))
     return app
@@ -292,6 +321,10 @@ async def _framed(request: web.Request) -> tuple[bytes, Body]:
             raise TransportError("the contribution broke off", "Contribute again")
 
     return await stream.readexactly(size), body
+
+
+async def _ask(request: web.Request) -> Ask:
+    return decode(await _body(request, MAX_SMALL), Ask)
 
 
 def _reply(handler: Callable[[web.Request], Awaitable[object]]) -> Handler:

@@ -17,6 +17,14 @@ from tercet.program.serving import Release
 from tercet.program.types import Shape
 from tercet.protocol.replicated.sharing import OutputPart, Summand
 from tercet.service.sum_messages import SumCommand, SumEvent, SumMessage
+from tercet.service.training_messages import (
+    FinishTraining,
+    ShareDigests,
+    Standing,
+    Tensor,
+    TrainJob,
+    TrainSteps,
+)
 
 T = TypeVar("T")
 
@@ -196,13 +204,6 @@ class Status(msgspec.Struct, frozen=True):
     clock: float = 0.0
 
 
-class Tensor(msgspec.Struct, frozen=True):
-    """Shape and fractional bits of a shared array."""
-
-    shape: Shape
-    scale: int
-
-
 class Contribution(msgspec.Struct, frozen=True):
     """What a stored sharing is, without its shares: equal at all three workers.
 
@@ -353,18 +354,21 @@ class Counted(msgspec.Struct, frozen=True, tag=True):
     requests: list[CountedRequest]
 
 
-PeerMessage = Offer | Withdraw | Run | Accepted | Inventory | Counted | SumMessage
+PeerMessage = (
+    Offer
+    | Withdraw
+    | Run
+    | Accepted
+    | Inventory
+    | Counted
+    | TrainSteps
+    | FinishTraining
+    | Standing
+    | SumMessage
+)
 
 
 # Between the two processes of one worker.
-
-
-class ShareDigests(msgspec.Struct, frozen=True):
-    """SHA-256 of a stored sharing: of this worker's two summands and of the public arrays."""
-
-    first: bytes
-    second: bytes
-    public: bytes
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
@@ -377,7 +381,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
 
 
 class Unload(msgspec.Struct, frozen=True, tag=True):
-    """Control: forget this model."""
+    """Control: forget this model, or the training of this agreement."""
 
     model: bytes
 
@@ -405,13 +409,14 @@ class Void(msgspec.Struct, frozen=True, tag=True):
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
-    """Data plane: the parts of a job, in order."""
+    """Data plane: the parts of a job, in order; ``saved`` is recognised by these digests."""
 
     number: int
     parts: list[OutputPart]
     seconds: float
     bytes_sent: int
     rounds: int
+    saved: ShareDigests | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
@@ -434,7 +439,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     fault: Failure | None = None
 
 
-Command = Load | Unload | Job | Cancel | Void | SumCommand
+Command = Load | Unload | Job | TrainJob | Cancel | Void | SumCommand
 Event = Done | Failed | Links | Loaded | SumEvent
 
 

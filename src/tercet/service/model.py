@@ -10,7 +10,8 @@ import msgspec
 
 from tercet.errors import RefusedError
 from tercet.program.program import Program
-from tercet.service.messages import Description, Policy, ShareDigests
+from tercet.service.messages import Description, Policy
+from tercet.service.training_messages import ShareDigests
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import msgspec
 
@@ -56,7 +57,7 @@ class Party:
     def __init__(self, cluster: ClusterConfig, identity: Identity) -> None:
         self._connection = Connection(cluster, identity)
 
-    def __enter__(self) -> Party:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -28,10 +28,11 @@ from tercet.service import audit, counts, proposals
 from tercet.service.audit import Event
 from tercet.service.counts import Request
 from tercet.service.database import open_database, transaction
-from tercet.service.messages import Change, Policy, ShareDigests
+from tercet.service.messages import Change, Policy
 from tercet.service.model import Model
 from tercet.service.proposals import Proposal
 from tercet.service.shares import SUFFIX
+from tercet.service.training_messages import ShareDigests
 
 #: Models of all owners and versions together.
 MAX_MODELS = 4096
@@ -320,6 +321,11 @@ class Registry:
     def note(self, request: Request, outcome: str) -> None:
         """Enter what became of a request in the audit log, with the next transaction."""
         self._notes.append(request.event(outcome))
+
+    def enter(self, event: Event) -> None:
+        """Enter an event in the audit log now."""
+        with self.transaction() as db:
+            audit.append(db, [event])
 
     def flush(self) -> None:
         """Write what waits for a transaction.

@@ -10,7 +10,7 @@ from tercet.errors import IntegrityError, TercetError, WorkerError
 from tercet.service.messages import PeerMessage
 from tercet.service.round_state import fail
 from tercet.service.round_store import Record, Stored
-from tercet.service.sum_messages import Signed, Standing
+from tercet.service.sum_messages import Holding, Signed
 
 #: Seconds to wait for what a peer tells.
 TIMEOUT = 30.0
@@ -42,7 +42,7 @@ class Records:
         self._workers = workers
         self._peers = [p for p in range(len(workers)) if p != index]
         self._send = send
-        self._told: dict[_Place, asyncio.Future[Signed | Standing]] = {}
+        self._told: dict[_Place, asyncio.Future[Signed | Holding]] = {}
 
     async def sign(self, record: Record, summands: Mapping[int, bytes]) -> dict[int, bytes]:
         """Exchange signatures of a record and return all three.
@@ -87,11 +87,11 @@ class Records:
         opened = stored is not None and stored.opened
         for peer in self._peers:
             summand = b"" if stored is None else _common(self._index, peer, stored)
-            self._send(peer, Standing(request, stage, record, summand, opened))
+            self._send(peer, Holding(request, stage, record, summand, opened))
         same = bool(record)
         for peer in self._peers:
             told = await self._await((request, 1 + stage, peer))
-            assert isinstance(told, Standing)
+            assert isinstance(told, Holding)
             opened |= told.opened
             same &= told.record == record
             if stored is not None and told.record == record:
@@ -103,7 +103,7 @@ class Records:
             )
         return same
 
-    def received(self, peer: int, message: Signed | Standing) -> None:
+    def received(self, peer: int, message: Signed | Holding) -> None:
         """Take what a peer tells; it may come before it is waited for."""
         if isinstance(message, Signed):
             place = message.epoch, 0, peer
@@ -119,19 +119,19 @@ class Records:
             fail(future, error)
         self._told.clear()
 
-    async def _await(self, place: _Place) -> Signed | Standing:
+    async def _await(self, place: _Place) -> Signed | Holding:
         try:
             async with asyncio.timeout(TIMEOUT):
                 return await self._future(place)
         except TimeoutError:
             raise WorkerError(
                 f"{self._workers[place[2]].name} did not tell what it holds of the round",
-                "Ask again",
+                "AskSum again",
             ) from None
         finally:
             self._told.pop(place, None)
 
-    def _future(self, place: _Place) -> asyncio.Future[Signed | Standing]:
+    def _future(self, place: _Place) -> asyncio.Future[Signed | Holding]:
         if place not in self._told:
             if len(self._told) >= _MAX_WAITING:  # told by a peer, and never waited for
                 self._told.pop(next(iter(self._told)))

@@ -13,7 +13,7 @@ from tercet.errors import TercetError
 from tercet.service.aggregation_terms import AggregationTerms
 from tercet.service.agreement import Nonces
 from tercet.service.arena import Block
-from tercet.service.sum_messages import Ask
+from tercet.service.sum_messages import AskSum
 
 Key = tuple[bytes, int]
 
@@ -54,7 +54,7 @@ class Asked:
     ``settled`` is set once it is known that no sum is stored; ``closed`` is done once one is.
     """
 
-    def __init__(self, request: Ask, nonces: Nonces) -> None:
+    def __init__(self, request: AskSum, nonces: Nonces) -> None:
         self.request = request
         self.nonces = nonces
         self.settled = asyncio.Event()

@@ -16,9 +16,9 @@ import msgspec
 from tercet.errors import ConfigError
 from tercet.service import audit
 from tercet.service.audit import Event
-from tercet.service.messages import ShareDigests
 from tercet.service.registry import Registry
 from tercet.service.shares import SUFFIX
+from tercet.service.training_messages import ShareDigests
 
 #: Sums of an agreement that are kept for a retry; of older rounds only the records are.
 KEPT = 4

@@ -36,13 +36,13 @@ from tercet.service.agreements import Agreements
 from tercet.service.arena import Arena
 from tercet.service.checks import binding, check_id, pair_digests
 from tercet.service.dataprocess import DataProcess
-from tercet.service.messages import PeerMessage, ShareDigests
+from tercet.service.messages import PeerMessage
 from tercet.service.round_order import NEXT_ROUND, TOO_LATE, Order
 from tercet.service.round_records import Records
 from tercet.service.round_state import Asked, Entry, Key, Round, fail
 from tercet.service.round_store import Record, RoundStore, Stored
 from tercet.service.sum_messages import (
-    Ask,
+    AskSum,
     Close,
     Contribute,
     DrawNoise,
@@ -51,15 +51,16 @@ from tercet.service.sum_messages import (
     Fold,
     Folded,
     FoldJob,
+    Holding,
     Ready,
     ReleaseJob,
     Restart,
     Signed,
-    Standing,
     SumMessage,
     Told,
     Turn,
 )
+from tercet.service.training_messages import ShareDigests
 
 _log = logging.getLogger("tercet.worker")
 
@@ -196,7 +197,7 @@ class Rounds:
             self._send(0, Ready(entry.id))
         return await entry.verdict
 
-    async def ask(self, who: PublicIdentity, request: Ask) -> Told:
+    async def ask(self, who: PublicIdentity, request: AskSum) -> Told:
         """Close a round, or find it closed, and return this worker's part of its sum.
 
         Raises:
@@ -210,7 +211,7 @@ class Rounds:
         try:
             terms = self._check_question(who, request)
             if key in self._asked:
-                raise BusyError("this round is being asked for", "Ask again in a second")
+                raise BusyError("this round is being asked for", "AskSum again in a second")
         except TercetError as error:
             self._agreement.refuse(request.id, error)
             raise
@@ -231,7 +232,7 @@ class Rounds:
                 await asked.closed
                 stored = await self._stand(request, 1)
             if stored is None:
-                raise WorkerError("a worker could not store the sum", "Ask again")
+                raise WorkerError("a worker could not store the sum", "AskSum again")
             if not stored.opened:
                 self._store.open(stored, (who.name, who.fingerprint), terms.name)
             return await self._release(stored, terms)
@@ -240,19 +241,11 @@ class Rounds:
             if (open_round := self._rounds.get(key)) is not None and open_round.asked is asked:
                 open_round.asked = None
 
-    def draw_ahead(self, agreement: bytes) -> None:
-        """Let noise be drawn for an agreement that has come to hold."""
-        try:
-            terms = self._require(agreement)
-            self._plane().send(DrawNoise(terms.words, terms.variance))
-        except TercetError:
-            return  # not signed by all, or no aggregation
-
     # What peers say, and what time asks for.
 
     def received(self, peer: int, message: SumMessage) -> None:
         """Take a message of a peer; only worker 0 announces."""
-        if isinstance(message, Signed | Standing):
+        if isinstance(message, Signed | Holding):
             self._records.received(peer, message)
         elif isinstance(message, Restart):
             for round in [r for r in self._rounds.values() if r.epoch == message.epoch]:
@@ -323,7 +316,7 @@ class Rounds:
             )
         return Entry(head.id, who.fingerprint, round, head.seeds)
 
-    def _check_question(self, who: PublicIdentity, request: Ask) -> AggregationTerms:
+    def _check_question(self, who: PublicIdentity, request: AskSum) -> AggregationTerms:
         terms = self._require(request.agreement)
         if who.fingerprint != terms.server:
             raise RefusedError(f"{who.name} is not the server", "The agreement names it")
@@ -334,14 +327,14 @@ class Rounds:
         if len(asked) < terms.minimum:
             raise RefusedError(
                 f"a round with {len(asked)} participants where {terms.minimum} must contribute",
-                "Ask for more of them",
+                "AskSum for more of them",
                 "minimum",
             )
         stored = self._store.get(request.agreement, request.round)
         if stored is not None and stored.record.asked != asked:
             raise RefusedError(
                 f"round {request.round} was closed for another list of participants",
-                "Ask with the same list: the difference of two sums is somebody's update",
+                "AskSum with the same list: the difference of two sums is somebody's update",
                 "difference",
             )
         return terms
@@ -372,6 +365,8 @@ class Rounds:
                     f"{MAX_OPEN} rounds of {terms.name!r} are under way", "Close one first"
                 )
             self._rounds[key] = Round(key, terms, self._peers)
+            with contextlib.suppress(WorkerError):  # then drawn when it is needed
+                self._plane().send(DrawNoise(terms.words, terms.variance))
         return self._rounds[key]
 
     # Doing what worker 0 announces.
@@ -472,7 +467,7 @@ class Rounds:
             return
         try:
             if asked is None or asked.request.id != message.id:
-                raise WorkerError("worker 0 closed a round that nobody asked for", "Ask again")
+                raise WorkerError("worker 0 closed a round that nobody asked for", "AskSum again")
             await asked.settled.wait()
             record = self._record(round, asked)
             summands = {peer: chain.digest() for peer, chain in round.chains.items()}
@@ -524,7 +519,7 @@ class Rounds:
         )  # fmt: skip
         self._store.keep(record, ShareDigests(finished.first, finished.second, finished.public))
 
-    async def _stand(self, request: Ask, stage: int) -> Stored | None:
+    async def _stand(self, request: AskSum, stage: int) -> Stored | None:
         """Compare what the three have stored of a round: all of it, or none.
 
         Raises:
@@ -542,7 +537,7 @@ class Rounds:
         path = self._store.path(record)
         if not path.exists():
             raise RefusedError(
-                f"the sum of round {record.round} is not kept any more", "Ask for later rounds"
+                f"the sum of round {record.round} is not kept any more", "AskSum for later rounds"
             )
         self._require(record.agreement)
         released = await self._plane().submit_release(

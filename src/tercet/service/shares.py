@@ -16,7 +16,7 @@ from tercet.program.program import Program, Role
 from tercet.protocol.base import Share
 from tercet.protocol.replicated.sharing import Summand, expand
 from tercet.service.database import FORMAT_VERSION
-from tercet.service.messages import ShareDigests
+from tercet.service.training_messages import ShareDigests
 
 SUFFIX = ".safetensors"
 

@@ -25,9 +25,10 @@ from tercet.service import audit
 from tercet.service.agreement import Agreement, patience
 from tercet.service.audit import Event
 from tercet.service.checks import binding, check_id, check_pair, pair_digests
-from tercet.service.messages import Contribution, Deposit, Deposited, ShareDigests
+from tercet.service.messages import Contribution, Deposit, Deposited
 from tercet.service.registry import DROP_SECONDS, Registry
 from tercet.service.shares import SUFFIX, write_shares
+from tercet.service.training_messages import ShareDigests
 
 _log = logging.getLogger("tercet.worker")
 

@@ -28,7 +28,7 @@ class Contribute(msgspec.Struct, frozen=True):
         return "Contribute(<secret>)"
 
 
-class Ask(msgspec.Struct, frozen=True):
+class AskSum(msgspec.Struct, frozen=True):
     """Server: close round ``round`` and give me your part of its sum.
 
     ``participants`` are fingerprints, ascending, of those who were to contribute.
@@ -93,7 +93,7 @@ class Signed(msgspec.Struct, frozen=True, tag=True):
     signature: bytes
 
 
-class Standing(msgspec.Struct, frozen=True, tag=True):
+class Holding(msgspec.Struct, frozen=True, tag=True):
     """What I have of the round that request ``id`` asks for, before (0) or after (1) its close.
 
     ``record`` is empty without a stored sum; ``summand`` is the digest of our common one.
@@ -113,7 +113,7 @@ class Restart(msgspec.Struct, frozen=True, tag=True):
     epoch: bytes
 
 
-SumMessage = Turn | Ready | Fold | Close | Signed | Standing | Restart
+SumMessage = Turn | Ready | Fold | Close | Signed | Holding | Restart
 
 
 # Between the two processes of one worker.

@@ -18,7 +18,7 @@ from tercet.service.aggregation_terms import AggregationTerms
 from tercet.service.config import WORKERS, ClusterConfig
 from tercet.service.connection import Connection
 from tercet.service.messages import REQUEST_ID_BYTES
-from tercet.service.sum_messages import HEAD_BYTES, Ask, Contribute, Told
+from tercet.service.sum_messages import HEAD_BYTES, AskSum, Contribute, Told
 
 #: Seconds beyond a round's deadline, for its last contributions and its end.
 _GRACE = 120.0
@@ -79,7 +79,9 @@ class Summing:
         if participants is not None and not all(isinstance(p, str) for p in participants):
             raise InputError("participants that are no fingerprints", "Give `fingerprint`s")
         asked = self._terms.participants if participants is None else participants
-        question = Ask(fresh(REQUEST_ID_BYTES), self._agreement, round, tuple(sorted(set(asked))))
+        question = AskSum(
+            fresh(REQUEST_ID_BYTES), self._agreement, round, tuple(sorted(set(asked)))
+        )
         timeout = self._terms.deadline + _GRACE
         told = self._connection.ask_all("/v1/sums/aggregate", [question] * WORKERS, Told, timeout)
         if any(

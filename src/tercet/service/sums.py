@@ -22,11 +22,10 @@ from tercet.errors import TercetError, WorkerError
 from tercet.net.transport import Transport
 from tercet.protocol.base import Share, Words
 from tercet.protocol.replicated.sharing import Summand, expand
-from tercet.runtime.aggregation import TENSOR, Checked, Half, RunningSum, fold, noisy_sum
-from tercet.runtime.batch import release
+from tercet.runtime.aggregation import TENSOR, Checked, Half, RunningSum, fold, noisy_sum, open_sum
 from tercet.runtime.session import Session
 from tercet.service.failures import to_failure
-from tercet.service.messages import Failed, ShareDigests
+from tercet.service.messages import Failed
 from tercet.service.shares import read_summands, write_shares
 from tercet.service.sum_messages import (
     DrawNoise,
@@ -40,6 +39,7 @@ from tercet.service.sum_messages import (
     SumCommand,
     SumEvent,
 )
+from tercet.service.training_messages import ShareDigests
 
 _log = logging.getLogger("tercet.dataplane")
 
@@ -167,7 +167,7 @@ class Sums:
             digests = ShareDigests(job.first, job.second, job.public)
             pair, _ = read_summands(Path(job.path), job.id, self._index, 0, digests)
             share = expand(pair, TENSOR, (job.words,))
-        return Released(job.number, release(share))
+        return Released(job.number, open_sum(share))
 
 
 class _NoiseAhead:

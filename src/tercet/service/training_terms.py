@@ -39,7 +39,8 @@ class TrainingTerms(Terms, frozen=True, kw_only=True, tag="training"):
     """A training run.
 
     Attributes:
-        program: digest of the step program: the model, its loss, its optimizer.
+        program: digest of the programs (``package.Package``): the model, its loss, its optimizer
+            and, if it is served, its prediction.
         states: the initial values of its states.
         data: the contributions, in order. With ``columns`` they are columns of the same rows, in
             the order of a public list of ids that all owners have; else they are rows.
@@ -52,7 +53,7 @@ class TrainingTerms(Terms, frozen=True, kw_only=True, tag="training"):
             time, to all parties; none otherwise.
         owner: fingerprint of who asked for the run. With ``serving`` it owns the trained model,
             which stays shared: it may serve it under a policy of its own.
-        serving: digest of the prediction program; empty if nobody may ask the model.
+        serving: whether the trained model may be asked.
         receivers: fingerprints of those to whom the trained ``weights`` are opened.
         weights: names of the states that the receivers get; the optimizer's stay shared.
     """
@@ -68,7 +69,7 @@ class TrainingTerms(Terms, frozen=True, kw_only=True, tag="training"):
     checkpoint: int
     metrics: tuple[str, ...] = ()
     owner: str
-    serving: str = ""
+    serving: bool = False
     receivers: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
 
@@ -91,9 +92,7 @@ class TrainingTerms(Terms, frozen=True, kw_only=True, tag="training"):
         _check_range("steps a checkpoint", self.checkpoint, MAX_STEPS)
         if len(self.seed) != SEED_BYTES:
             raise RefusedError(f"a seed of {len(self.seed)} bytes", f"Draw {SEED_BYTES}")
-        if not _DIGEST.fullmatch(self.program) or (
-            self.serving and not _DIGEST.fullmatch(self.serving)
-        ):
+        if not _DIGEST.fullmatch(self.program):
             raise RefusedError("a program without its digest", "Use Tercet's own client")
         if not 1 <= len(self.data) <= _MAX_NAMES:
             raise RefusedError(

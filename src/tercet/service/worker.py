@@ -30,7 +30,7 @@ from tercet.errors import (
 )
 from tercet.program.types import bind_shape
 from tercet.runtime.batch import INPUT_NAME
-from tercet.service.agreement import Agreement, UnderWay, join_nonces
+from tercet.service.agreement import Agreement, Nonces, UnderWay, join_nonces
 from tercet.service.agreements import Agreements
 from tercet.service.arena import Arena
 from tercet.service.batches import Batches, Waiting
@@ -71,6 +71,10 @@ from tercet.service.round_store import RoundStore
 from tercet.service.rounds import Rounds
 from tercet.service.sharings import Sharings
 from tercet.service.sum_messages import SumMessage
+from tercet.service.training_messages import FinishTraining, Standing, TrainSteps
+from tercet.service.training_requests import TrainingRequests
+from tercet.service.training_runs import Runs
+from tercet.service.trainings import Means, Trainings
 
 _log = logging.getLogger("tercet.worker")
 
@@ -174,7 +178,16 @@ class Worker:
             self._accept,
             self._count,
             self._submit,
-            self.registry.check_release,
+            self._release,
+        )
+        self._runs = Runs(self.registry, self.agreements, self.sharings, state / "trainings")
+        self.training_requests = TrainingRequests(index, self.registry, self._runs, self._forget)
+        self.trainings = Trainings(
+            index,
+            self.registry,
+            self._runs,
+            self._agreement,
+            Means(self.links.send, self._train, self._forget, self._reload, self._missing),
         )
         peers = []
         for peer in self._peers:
@@ -190,6 +203,7 @@ class Worker:
         self._data = DataProcess(setup, self._loads)
         await self._data.start()
         self._batches.start()
+        self.trainings.start()
         self.links.start()
         self._ticker = asyncio.create_task(self._tick())
 
@@ -205,6 +219,7 @@ class Worker:
         if self._ticker is not None:
             self._ticker.cancel()
             await asyncio.gather(self._ticker, return_exceptions=True)
+        await self.trainings.stop()
         await self._batches.stop(self._gone())
         await self.links.stop()
         if self._data is not None:
@@ -320,7 +335,9 @@ class Worker:
         asked = Request(request.id, request.model, client.fingerprint, request.rows, client.name)
         outcome = "failed: the worker stopped"
         try:
-            answer = await self._batches.answer(Waiting(request, client.fingerprint, nonces))
+            answer: Answer = await self._batches.answer(
+                Waiting(request, client.fingerprint, nonces)
+            )
             model = self.registry.by_id(request.model)
             model.check_client(client.fingerprint)
             if model.digest != request.program_digest:
@@ -352,6 +369,7 @@ class Worker:
                 "Try again when they are back (`tercet status`)",
             )
         model = self._current(request)
+        self._runs.check_model(model.id)
         check_size(model.program, request.rows)
         self.registry.admit(request.id, model, client, request.rows)
         if (fault := self._plane().loaded.get(model.id)) is not None:
@@ -382,6 +400,8 @@ class Worker:
             self._reconciler.received(peer, message)
         elif isinstance(message, SumMessage):
             self.rounds.received(peer, message)
+        elif isinstance(message, TrainSteps | FinishTraining | Standing):
+            self.trainings.received(peer, message)
         elif isinstance(message, Withdraw):
             refusal = to_error(message.reason, self._names[peer])
             self.rounds.withdraw(message.id, refusal)
@@ -402,11 +422,15 @@ class Worker:
             self._batches.fail(lost)
             self.rounds.peer_lost(lost)
         self._reconciler.link_changed(peer, up)
+        self.trainings.link_changed(peer, up)
 
     # What the batches ask for.
 
     def _accept(self, waiting: Waiting, ahead: Sequence[int]) -> None:
         request = waiting.request
+        if isinstance(request, TrainSteps):
+            self._runs.check_steps(request)
+            return
         model = self._current(request)
         self.registry.admit(request.id, model, waiting.client, request.rows, ahead)
         waiting.change = model.change
@@ -414,6 +438,8 @@ class Worker:
     def _count(self, batch: Sequence[Waiting]) -> None:
         """Count a batch; if the disk refuses, the peers, who may have counted, hear of it."""
         first = batch[0].request
+        if isinstance(first, TrainSteps):  # nothing is counted: masks are new for each chunk
+            return
         requests = [
             Request(
                 w.request.id, w.request.model, w.client, w.request.rows,
@@ -436,10 +462,37 @@ class Worker:
             self._who.pop(w.request.id, None)
             self._running[w.request.id] = w.request.model
 
-    def _submit(self, job: Job) -> asyncio.Future[Done]:
-        running = self._plane().submit(job)
+    def _submit(self, batch: Sequence[Waiting], nonces: Nonces) -> asyncio.Future[Done]:
+        first = batch[0].request
+        if isinstance(first, TrainSteps):
+            return self._plane().submit(self._runs.job(first, nonces))
+        inputs = [
+            (w.request.rows, w.request.shares) for w in batch if isinstance(w.request, Predict)
+        ]
+        running = self._plane().submit(Job(0, first.model, first.program_digest, nonces, inputs))
         running.add_done_callback(self._ran)
         return running
+
+    def _release(self, batch: Sequence[Waiting], done: Done) -> Sequence[object]:
+        first = batch[0].request
+        if isinstance(first, TrainSteps):
+            self._runs.check_steps(first)
+            return [done]
+        self.registry.check_release(first.model)
+        self._runs.check_model(first.model)
+        return [Answer(p, done.seconds, done.bytes_sent, done.rounds) for p in done.parts]
+
+    async def _train(self, asked: TrainSteps, nonces: Nonces) -> Done:
+        """Take some agreed steps of a training, in their turn among the batches."""
+        done: Done = await self._batches.answer(Waiting(asked, "", nonces))
+        return done
+
+    def _agreement_changed(self, digest: bytes) -> None:
+        self.trainings.agreement_changed(digest)
+
+    def _forget(self, agreement: bytes) -> None:
+        if self._data is not None:
+            self._data.send(Unload(agreement))
 
     def _ran(self, running: asyncio.Future[Done]) -> None:
         if not running.cancelled() and running.exception() is None:
@@ -456,6 +509,7 @@ class Worker:
                 self._reconciler.tick()
                 self.sharings.tick()
                 self.rounds.tick()
+                self.trainings.tick()
             except StorageError as error:
                 self.metrics.disk_refused()
                 _log.error("%s", error)
@@ -475,9 +529,6 @@ class Worker:
 
     def _changed(self) -> None:
         self._reconciler.changed()
-
-    def _agreement_changed(self, digest: bytes) -> None:
-        self.rounds.draw_ahead(digest)
 
     def _missing(self) -> list[str]:
         data = self._data.connected if self._data is not None else set()

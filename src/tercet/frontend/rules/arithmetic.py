@@ -97,13 +97,13 @@ def _square(low: Lowering, x: Secret) -> Value:
 
 
 ARITHMETIC: dict[str, Rule] = {
-    "add": _binary(Lowering.add),
-    "add_any": _binary(Lowering.add),
-    "sub": _binary(Lowering.sub),
-    "mul": _binary(Lowering.mul),
-    "max": _binary(Lowering.maximum),
-    "min": _binary(Lowering.minimum),
-    "neg": _unary(Lowering.neg),
+    "add": _binary(lambda low, x, y: low.add(x, y)),
+    "add_any": _binary(lambda low, x, y: low.add(x, y)),
+    "sub": _binary(lambda low, x, y: low.sub(x, y)),
+    "mul": _binary(lambda low, x, y: low.mul(x, y)),
+    "max": _binary(lambda low, x, y: low.maximum(x, y)),
+    "min": _binary(lambda low, x, y: low.minimum(x, y)),
+    "neg": _unary(lambda low, x: low.neg(x)),
     "square": _unary(_square),
     "reduce_sum": _reduce_sum,
     "reduce_max": _reduce_max,

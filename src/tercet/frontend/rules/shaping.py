@@ -133,6 +133,16 @@ def _split(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
     return parts
 
 
+def _unstack(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+    x, axis = secret(low, node, args[0]), int(node.params["axis"])
+    parts = []
+    for place, output in enumerate(node.outputs):
+        start, limit = [0] * len(x.shape), list(x.shape)
+        start[axis], limit[axis] = place, place + 1
+        parts.append(low.reshape(cut(low, x, start, limit, [1] * len(start)), output.shape))
+    return parts
+
+
 def _reverse(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
     x, axes = secret(low, node, args[0]), tuple(node.params["dimensions"])
     return [low.emit("reverse", x.handle, axes=axes) if axes else x]
@@ -170,6 +180,7 @@ SHAPING: dict[str, Rule] = {
     "concatenate": _concatenate,
     "stack": _stack,
     "split": _split,
+    "unstack": _unstack,
     "rev": _reverse,
     "scan_row": _scan_row,
     "scan_stack": _scan_stack,

@@ -1,0 +1,205 @@
+"""Training steps among three processes over TLS on this machine.
+
+    python -m bench.training [--json FILE]
+
+One SGD step of the post's CNN and of a dense network 784-128-128-10 at batch 128, and a logistic
+regression on 100,000 rows of 100 columns, 10 epochs of batches of 1,000. Each step is a session of
+its own on state that stays at the workers; prints medians, payload bytes and rounds. The control
+plane takes no part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import statistics
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.common import Part, Target, main, spread
+from tercet.crypto.identity import Identity
+from tercet.net.link import TlsTransport
+from tercet.net.sockets import bind
+from tercet.program.program import Role
+from tercet.program.training import Training
+from tercet.protocol.base import Share
+from tercet.protocol.replicated.sharing import deal, expand
+from tercet.ring import fixed
+from tercet.runtime.session import Session
+from tercet.runtime.training import run_step, step_values
+
+_SEED = hashlib.sha256(b"benchmark").digest()
+
+
+@dataclass(frozen=True)
+class Work:
+    """A traced training and the data that every step takes."""
+
+    name: str
+    training: Training
+    words: dict[str, np.ndarray]
+    steps: int
+
+
+def measure(work: Work) -> dict[str, Any]:
+    """Run steps among three processes; the slowest worker counts."""
+    identities = [Identity.generate(f"worker{i}") for i in range(3)]
+    sockets = [bind("127.0.0.1", 0) for _ in range(3)]
+    ports = [s.getsockname()[1] for s in sockets]
+    secret = [*work.training.inputs(Role.STATE), *work.training.inputs(Role.DATA)]
+    dealt = deal({i.name: work.words[i.name] for i in secret})
+    read, write = os.pipe()
+    ended, finish = os.pipe()
+    children = []
+    for index in range(3):
+        child = os.fork()
+        if child == 0:
+            try:
+                os.close(finish)
+                peers = {
+                    p: ("127.0.0.1", ports[p], identities[p].public) for p in range(3) if p != index
+                }
+                transport = TlsTransport(index, identities[index], peers, sockets[index])
+                shares = {
+                    i.name: expand(dealt[index], i.name, work.words[i.name].shape) for i in secret
+                }
+                os.write(write, json.dumps(_party(transport, work, shares)).encode())
+                os.close(write)
+                os.read(ended, 1)  # nobody goes before all are done
+            finally:
+                os._exit(0)
+        children.append(child)
+    os.close(write)
+    os.close(ended)
+    for socket in sockets:
+        socket.close()
+    with os.fdopen(read) as file:
+        decoder, text, reports = json.JSONDecoder(), file.read(), []
+        while text:
+            report, end = decoder.raw_decode(text)
+            reports.append(report)
+            text = text[end:]
+    os.close(finish)
+    for child in children:
+        os.waitpid(child, 0)
+    return {
+        "seconds": [max(s) for s in zip(*(r["seconds"] for r in reports), strict=True)],
+        "cpu": statistics.mean(r["cpu"] for r in reports),
+        "bytes": sum(r["bytes"] for r in reports),
+        "rounds": reports[0]["rounds"],
+    }
+
+
+def _party(transport: TlsTransport, work: Work, shares: dict[str, Share]) -> dict[str, Any]:
+    transport.start()
+    transport.wait_ready(20)
+    training = work.training
+    data = {i.name: shares[i.name] for i in training.inputs(Role.DATA)}
+    state = {i.name: shares[i.name] for i in training.inputs(Role.STATE)}
+    constants = {i.name: work.words[i.name] for i in training.inputs(Role.PUBLIC)}
+    seconds, bytes_sent, rounds, cpu = [], 0, 0, 0.0
+    digest = training.digest()
+    for number in range(work.steps + 1):
+        if number == 1:
+            cpu = time.process_time()
+        started = time.perf_counter()
+        nonces = [hashlib.sha256(f"{w} {number}".encode()).digest() for w in range(3)]
+        session = Session(transport, (nonces[0], nonces[1], nonces[2]), digest)
+        public = {**constants, **step_values(training, number, _SEED)}
+        (result,), took = session.run(
+            [run_step(training, session.protocol(0), state, data, public)], 60
+        )
+        session.close()
+        state = result[0]
+        if number:  # the first one warms up
+            seconds.append(time.perf_counter() - started)
+        bytes_sent, rounds = took.bytes_sent, took.rounds
+    cpu = (time.process_time() - cpu) / work.steps
+    logging.disable()  # what follows is the end of the links
+    return {"seconds": seconds, "bytes": bytes_sent, "rounds": rounds, "cpu": cpu}
+
+
+def works() -> list[Work]:
+    """Trace what is measured."""
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    import keras
+
+    layers = keras.layers
+    cnn = []
+    for filters in (16, 32, 64):
+        cnn += [layers.Conv2D(filters, 3), layers.AveragePooling2D(2), layers.ReLU()]
+    dense = [layers.Dense(128, activation="relu"), layers.Dense(128, activation="relu")]
+    classes, binary = "categorical_crossentropy", "binary_crossentropy"
+    pixels, flat, columns = (28, 28, 1), (784,), (100,)
+    end = layers.Flatten(), layers.Dense(10)
+    return [
+        _work("the post's CNN, batch 128", pixels, [*cnn, *end], classes, 128, 9),
+        _work(
+            "dense 784-128-128-10, batch 128", flat, [*dense, layers.Dense(10)], classes, 128, 15
+        ),
+        _work("logistic regression, batch 1,000", columns, [layers.Dense(1)], binary, 1000, 40),
+    ]
+
+
+def _work(
+    name: str, shape: tuple[int, ...], layers: list[Any], loss: str, rows: int, steps: int
+) -> Work:
+    import keras
+
+    from tercet.frontend.training import trace_training
+
+    model = keras.Sequential([keras.Input(shape), *layers])
+    made = {
+        "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
+        "binary_crossentropy": keras.losses.BinaryCrossentropy,
+    }[loss](from_logits=True)
+    model.compile(optimizer=keras.optimizers.SGD(0.01), loss=made)
+    traced = trace_training(model, rows, steps)
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 1, (rows, *shape))
+    width = model.output_shape[-1]
+    y = (
+        np.eye(width)[rng.integers(0, width, rows)]
+        if width > 1
+        else rng.integers(0, 2, (rows, 1)).astype(float)
+    )
+    arrays = {**traced.arrays, "x": x, "y": y}
+    words = {
+        i.name: fixed.encode(arrays[i.name], i.type.scale)
+        for i in traced.training.program.inputs
+        if i.role is not Role.STEP
+    }
+    return Work(name, traced.training, words, steps)
+
+
+def run() -> Part:
+    """Run the benchmark."""
+    # JAX has threads, which the children of a fork leave alone.
+    warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
+    part = Part("training", "training steps among three processes over TLS")
+    medians = []
+    for work in works():
+        took = measure(work)
+        medians.append(statistics.median(took["seconds"]))
+        row = {"step": work.name} | spread(took["seconds"])
+        row |= {"cpu_ms_a_worker": took["cpu"] * 1e3}
+        row |= {"bytes": took["bytes"], "rounds": took["rounds"]}
+        part.rows.append(row)
+    part.targets += [
+        Target("one step of the CNN", medians[0], 0.5, "s"),
+        Target("one step of the dense network", medians[1], 0.08, "s"),
+        Target("logistic regression, 1,000 steps", medians[2] * 1000, 30, "s"),
+    ]
+    part.notes.append("the CNN's step: MP-SPDZ 4.8 s, CrypTen 2.8 s (2 parties)")
+    part.notes.append("the dense network's: MP-SPDZ 0.25 s")
+    return part
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

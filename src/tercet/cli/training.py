@@ -1,0 +1,330 @@
+"""``tercet contribute``, ``propose``, ``approve``, ``train`` and their kin."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from tercet.crypto.identity import PublicIdentity
+from tercet.errors import InputError
+from tercet.service.cluster import Cluster
+from tercet.service.contributor import Contributor
+from tercet.service.parties import Agreement, Party
+from tercet.service.training_party import TrainingProgress
+from tercet.service.training_terms import TrainingTerms
+
+Command = Callable[..., Any]
+
+
+IDENTITY = click.option(
+    "--identity",
+    envvar="TERCET_IDENTITY",
+    metavar="NAME",
+    help="Act as NAME, whose NAME.crt and NAME.key lie beside cluster.toml. Or TERCET_IDENTITY.",
+)
+
+
+def party_options(command: Command) -> Command:
+    """Add the options that say which cluster, and as whom."""
+    for option in (
+        IDENTITY,
+        click.option(
+            "--cluster",
+            "cluster_path",
+            envvar="TERCET_CLUSTER",
+            required=True,
+            type=click.Path(dir_okay=False),
+            help="cluster.toml. Or set TERCET_CLUSTER.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("name")
+@click.argument("data", type=click.Path(dir_okay=False))
+@click.option("--classes", type=click.IntRange(2), help="y are class numbers from 0 on.")
+@party_options
+def contribute(
+    name: str, data: str, classes: int | None, cluster_path: str, identity: str | None
+) -> None:
+    """Contribute DATA under NAME, as shares: an .npz of x, labels y, and public row ids."""
+    arrays = _load_arrays(data)
+    cluster = Cluster.load(cluster_path, identity)
+    ids = None if "ids" not in arrays else [str(i) for i in arrays["ids"]]
+    with Contributor(cluster.config, cluster.owner) as owner:
+        told = owner.contribute(name, arrays["x"], arrays.get("y"), classes=classes, ids=ids)
+    click.echo(f"{told.full_name} is contributed: {told.contribution.rows} rows")
+
+
+@click.command()
+@click.option("--remove", "removed", help="Delete the contribution of yours that has this name.")
+@party_options
+def contributions(removed: str | None, cluster_path: str, identity: str | None) -> None:
+    """List what data owners have contributed, or remove a contribution of yours."""
+    cluster = Cluster.load(cluster_path, identity)
+    with Contributor(cluster.config, cluster.owner) as owner:
+        if removed:
+            owner.remove(removed)
+            click.echo(f"{removed} is removed")
+            return
+        held = owner.contributions()
+    table = Table("contribution", "rows", "arrays", "digest")
+    for told in held:
+        given = told.contribution
+        shapes = [
+            f"{key} {' x '.join(map(str, t.shape))}" for key, t in sorted(given.tensors.items())
+        ]
+        table.add_row(
+            told.full_name, str(given.rows or ""), ", ".join(shapes[:4]), told.digest.hex()[:16]
+        )
+    Console().print(table)
+
+
+@click.command()
+@click.argument("model", type=click.Path(dir_okay=False))
+@click.option("--name", required=True, help="Of the trained model.")
+@click.option("--data", multiple=True, required=True, help="A contribution. Repeat for more.")
+@click.option("--epochs", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1))
+@click.option("--columns", is_flag=True, help="The contributions are columns of the same rows.")
+@click.option(
+    "--release",
+    type=click.Choice(["predictions", "model", "metrics"]),
+    default="predictions",
+    show_default=True,
+    help="What is released at the end.",
+)
+@click.option("--receiver", "receivers", multiple=True, help="Certificate of who gets the model.")
+@click.option("--metric", "metrics", multiple=True, type=click.Choice(["loss", "accuracy"]))
+@click.option("--checkpoint", default=500, show_default=True, type=click.IntRange(1))
+@party_options
+def propose(
+    model: str,
+    name: str,
+    data: tuple[str, ...],
+    epochs: int,
+    batch_size: int,
+    columns: bool,
+    release: str,
+    receivers: tuple[str, ...],
+    metrics: tuple[str, ...],
+    checkpoint: int,
+    cluster_path: str,
+    identity: str | None,
+) -> None:
+    """Propose to train MODEL, a compiled .keras file, on contributions of data."""
+    from tercet.training.parties import load_model
+    from tercet.training.parties import propose as propose_training
+
+    cluster = Cluster.load(cluster_path, identity)
+    training = propose_training(
+        load_model(model),
+        cluster,
+        data,
+        name=name,
+        epochs=epochs,
+        batch_size=batch_size,
+        columns=columns,
+        release=release,
+        receivers=[PublicIdentity.load(r).fingerprint for r in receivers],
+        metrics=metrics,
+        checkpoint=checkpoint,
+    )
+    show_agreement(training.agreement, _names(cluster))
+    click.echo(f"Each of them reads it and runs: tercet approve {training.id[:16]}")
+
+
+@click.command()
+@click.argument("agreement", required=False)
+@party_options
+def agreements(agreement: str | None, cluster_path: str, identity: str | None) -> None:
+    """List the agreements that concern you, or show the terms of one."""
+    cluster = Cluster.load(cluster_path, identity)
+    with Party(cluster.config, cluster.caller) as party:
+        if agreement:
+            show_agreement(party.find(agreement), _names(cluster))
+            return
+        held = party.agreements()
+    table = Table("agreement", "about", "signed", "state")
+    for one in held:
+        signed = f"{len(one.signed)} of {len(one.terms.signers)}"
+        state = "withdrawn" if one.withdrawn else "holds" if one.holds else "waits"
+        table.add_row(one.id[:16], one.terms.name, signed, state)
+    Console().print(table)
+
+
+@click.command()
+@click.argument("agreement")
+@click.option("--yes", is_flag=True, help="Do not ask: the terms were read.")
+@party_options
+def approve(agreement: str, yes: bool, cluster_path: str, identity: str | None) -> None:
+    """Read the terms of AGREEMENT, and sign it."""
+    cluster = Cluster.load(cluster_path, identity)
+    with Party(cluster.config, cluster.caller) as party:
+        found = party.find(agreement)
+        show_agreement(found, _names(cluster))
+        if not yes:
+            click.confirm("Sign it?", abort=True)
+        signed = party.approve(found)
+    left = len(signed.missing)
+    click.echo("It holds: all have signed" if not left else f"Signed; {left} have still to sign")
+
+
+@click.command()
+@click.argument("agreement")
+@party_options
+def withdraw(agreement: str, cluster_path: str, identity: str | None) -> None:
+    """Withdraw from AGREEMENT for good: what runs under it stops."""
+    cluster = Cluster.load(cluster_path, identity)
+    with Party(cluster.config, cluster.caller) as party:
+        found = party.withdraw(party.find(agreement))
+    click.echo(f"withdrawn from {found.terms.name} ({found.id[:16]})")
+
+
+@click.command()
+@click.argument("agreement")
+@click.option("--detach", is_flag=True, help="Do not wait for the end.")
+@party_options
+def train(agreement: str, detach: bool, cluster_path: str, identity: str | None) -> None:
+    """Run, or resume, the training of AGREEMENT and show how it goes; Ctrl-C leaves it running."""
+    from tercet.training.parties import find
+
+    training = find(Cluster.load(cluster_path, identity), agreement)
+    training.run()
+    if detach:
+        click.echo(f"it runs; watch it with: tercet train {training.id[:16]}")
+        return
+    started = time.monotonic()
+    with Watcher(training.agreement.terms.name) as watcher:
+        done = training.wait(watcher.show)
+    seconds = time.monotonic() - started
+    click.echo(
+        f"{done.steps} steps done, {seconds:.0f} s here; {done.model or 'no model'} is shared"
+    )
+
+
+@click.command()
+@click.argument("agreement")
+@party_options
+def cancel(agreement: str, cluster_path: str, identity: str | None) -> None:
+    """Stop the training of AGREEMENT; `tercet train` resumes it from its last checkpoint."""
+    from tercet.training.parties import find
+
+    find(Cluster.load(cluster_path, identity), agreement).cancel()
+    click.echo("cancelled")
+
+
+@click.command()
+@click.argument("agreement")
+@click.argument("model", type=click.Path(dir_okay=False))
+@click.option("--output", required=True, type=click.Path(dir_okay=False), help="A .keras file.")
+@party_options
+def fetch(agreement: str, model: str, output: str, cluster_path: str, identity: str | None) -> None:
+    """Write the trained weights into MODEL, the file that was proposed, as --output."""
+    from tercet.training.parties import find, load_model
+
+    training = find(Cluster.load(cluster_path, identity), agreement)
+    training.fetch(load_model(model)).save(output)
+    click.echo(f"{output} written")
+
+
+COMMANDS: Sequence[click.Command] = (
+    contribute, contributions, propose, agreements, approve, withdraw, train, cancel, fetch,
+)  # fmt: skip
+
+
+class Watcher:
+    """A line in the terminal: steps, time left, and the metrics that are opened."""
+
+    def __init__(self, name: str) -> None:
+        self._progress = Progress(
+            TextColumn(name),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.completed} of {task.total} steps"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[told]}"),
+            console=Console(stderr=True),
+        )
+        self._task = self._progress.add_task(name, total=None, told="")
+
+    def __enter__(self) -> Watcher:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def show(self, progress: TrainingProgress) -> None:
+        """Show how a training stands."""
+        told = [f"{name} {values[-1][1]:.4f}" for name, values in progress.metrics.items()]
+        if progress.seconds is not None:
+            told.insert(0, f"{progress.seconds:.0f} s left")
+        self._progress.update(
+            self._task, completed=progress.step, total=progress.steps, told=", ".join(told)
+        )
+
+
+def show_agreement(agreement: Agreement, names: dict[str, str]) -> None:
+    """Print the terms of an agreement and who has signed it."""
+
+    def who(fingerprint: str) -> str:
+        known = names.get(fingerprint)
+        return f"{known} ({fingerprint[:16]})" if known else fingerprint
+
+    terms = agreement.terms
+    table = Table("agreement", agreement.id)
+    table.add_row("about", terms.name)
+    if isinstance(terms, TrainingTerms):
+        for reference in terms.data:
+            table.add_row("data", f"{reference.name}, digest {reference.digest.hex()[:16]}")
+        table.add_row("joined as", "columns of the same rows" if terms.columns else "rows")
+        table.add_row("programs", terms.program)
+        table.add_row(
+            "work", f"{terms.epochs} epochs, {terms.steps} steps of {terms.batch_size} rows"
+        )
+        table.add_row("opened while it runs", ", ".join(terms.metrics) or "nothing")
+        ask = f"the model may be asked, as {who(terms.owner)} serves it"
+        table.add_row("at the end", ask if terms.serving else "the model may not be asked")
+        for receiver in terms.receivers:
+            table.add_row("", f"the model is opened to {who(receiver)}")
+        if not terms.receivers:
+            table.add_row("", "the model is opened to nobody")
+    for signer in terms.signers:
+        state = "has withdrawn" if signer in agreement.withdrawn else "has not signed"
+        if signer in agreement.signed and signer not in agreement.withdrawn:
+            state = "has signed"
+        table.add_row("signer", f"{who(signer)} {state}")
+    Console().print(table)
+
+
+def _names(cluster: Cluster) -> dict[str, str]:
+    """Return the names by which the workers know the owners of contributions."""
+    with Contributor(cluster.config, cluster.owner) as owner:
+        return {told.owner_key: told.owner for told in owner.contributions()}
+
+
+def _load_arrays(path: str) -> dict[str, np.ndarray[Any, Any]]:
+    if not Path(path).exists():
+        raise InputError(f"there is no file {path}", "Check the path")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: np.asarray(file[key]) for key in file.files}
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"cannot read {path}: {error}", "Give an .npz file of numbers") from None
+    if "x" not in arrays or set(arrays) - {"x", "y", "ids"}:
+        raise InputError(
+            f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}",
+            "Save it with numpy.savez(path, x=..., y=...), and ids=... for columns",
+        )
+    return arrays

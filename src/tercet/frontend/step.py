@@ -1,0 +1,284 @@
+"""Lowering a training step: values keep their fractional bits until somebody needs fewer.
+
+The lowering of a prediction truncates every product at once and leaves it to passes to move the
+truncations. A step has gradients, whose small numbers a truncation would cost, and weights with
+more fractional bits than activations. So here a product stays as it is, a bias, a sum or a factor
+is applied to it at its scale, and whatever takes plain shares (another product, a comparison, a
+function) has it rounded first, once for all who need it. Roundings are unbiased (``round``), since
+gradients are sums of many of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+
+from tercet.errors import ProgramError
+from tercet.frontend.graph import Graph, Var
+from tercet.frontend.lowering import RELATIVE_BITS, Lowering
+from tercet.frontend.values import Known, Secret, Value, public
+from tercet.program.checks import MAX_PENDING, RANGE_BITS
+from tercet.program.program import Attribute, Role
+from tercet.program.training import StepInput
+from tercet.program.types import Form
+
+#: Comparisons and functions take values below 2^14, as inputs and weights are.
+WINDOW = 31
+#: Fractional bits with which a root is taken, if there are more than 24: it reaches 2^16 then.
+ROOT_SCALE, NARROW_SCALE = 30, 24
+_WIDE_WINDOW = 48
+#: Most fractional bits of a product: leaves 18 bits before the point.
+_PRODUCT_SCALE = 44
+_LINEAR = frozenset(
+    {
+        "reshape", "transpose", "broadcast", "slice", "pad", "reverse", "neg", "sum", "window_sum",
+        "cumsum", "shift_left", "scale", "add_const", "round", "gate", "rectify", "negative",
+        "rectified", "active", "bit_not", "bit_and", "reshare",
+    }
+)  # fmt: skip
+_PRODUCTS = frozenset({"mul", "matmul", "conv", "conv_input", "conv_kernel"})
+_ALIGNED = frozenset({"add", "sub", "concat"})
+
+
+@dataclass
+class StepLowering(Lowering):
+    """Lowers the values of a step; see the module."""
+
+    step_inputs: list[StepInput] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._rounded: dict[tuple[int, int], Secret] = {}
+        self._zero: Secret | None = None
+
+    # --- scales -----------------------------------------------------------------------------
+
+    def scale_of(self, x: Secret) -> int:
+        """Return the fractional bits of ``x``."""
+        return self.builder.type_of(x.handle).scale
+
+    def form_of(self, x: Secret) -> Form:
+        """Return the form of ``x``."""
+        return self.builder.type_of(x.handle).form
+
+    def wrap(self, handle: int) -> Secret:
+        """Return the value of a handle."""
+        kind = self.builder.type_of(handle)
+        return Secret(handle, kind.shape, kind.form is Form.BIT)
+
+    def to_scale(self, x: Secret, scale: int) -> Secret:
+        """Return ``x`` as a share with ``scale`` fractional bits, rounded if it has more."""
+        key = (x.handle, scale)
+        if key not in self._rounded:
+            self._rounded[key] = self._to_scale(x, scale)
+        return self._rounded[key]
+
+    def _to_scale(self, x: Secret, scale: int) -> Secret:
+        excess = self.scale_of(x) - scale
+        if x.handle >= 0 and self.builder.instruction(x.handle).op == "broadcast":
+            made = self.builder.instruction(x.handle)
+            source = self.to_scale(self.wrap(made.args[0]), scale)
+            return self.broadcast(source, x.shape)
+        if excess > 0:
+            return self.emit("round", x.handle, shift=excess)
+        if excess < 0:
+            x = self.emit("shift_left", x.handle, bits=-excess)
+        if self.form_of(x) is Form.PARTIAL:
+            x = self.emit("reshare", x.handle)
+        return x
+
+    def relabel(self, x: Secret, bits: int) -> Secret:
+        """Return ``x`` times 2^-bits, exact and free."""
+        if bits < 0:
+            return self.emit("scale", x.handle, multiplier=1 << -bits, bits=0)
+        if self.scale_of(x) + bits > MAX_PENDING:
+            x = self.to_scale(x, self.scale)
+        return self.emit("scale", x.handle, multiplier=1, bits=bits) if bits else x
+
+    def settle(self, x: Secret) -> Secret:
+        """Return ``x`` as a share at the program's scale."""
+        if x.bit or self.form_of(x) is Form.PUBLIC:
+            return x
+        return self.to_scale(x, self.scale)
+
+    # --- instructions -----------------------------------------------------------------------
+
+    def emit(self, op: str, *args: int, **attrs: Attribute) -> Secret:
+        """Append an instruction, its arguments brought into the form that it takes."""
+        if op == "select":
+            bit, x = args
+            return self._gate(bit, self.wrap(x))
+        if op in _PRODUCTS:
+            args = self._factors(args)
+        elif op in _ALIGNED:
+            args = self._aligned(args)
+        elif op == "rsqrt":
+            args = (self._variance(self.wrap(args[0])).handle,)
+            attrs["bits"] = _WIDE_WINDOW
+        elif op not in _LINEAR:
+            args = tuple(self.settle(self.wrap(a)).handle for a in args)
+            bits = attrs.get("bits")
+            if isinstance(bits, int):
+                attrs["bits"] = min(bits, WINDOW)
+        return super().emit(op, *args, **attrs)
+
+    def _gate(self, bit: int, x: Secret) -> Secret:
+        if self.form_of(x) is Form.PUBLIC:
+            x = self.add_zero(x)
+        return super().emit("gate", bit, x.handle, shift=max(self.scale_of(x) - self.scale, 0))
+
+    def _variance(self, x: Secret) -> Secret:
+        """Return ``x`` with many fractional bits, if it has them: a variance may be small."""
+        scale = self.scale_of(x)
+        return self.to_scale(x, ROOT_SCALE if scale > NARROW_SCALE else self.scale)
+
+    def _factors(self, args: Sequence[int]) -> tuple[int, ...]:
+        values = [self.wrap(a) for a in args]
+        secrets = [self.form_of(v) is not Form.PUBLIC for v in values]
+        if all(secrets):
+            values = [self.settle(v) if self.form_of(v) is Form.PARTIAL else v for v in values]
+        limit = _PRODUCT_SCALE if all(secrets) else MAX_PENDING
+        while sum(map(self.scale_of, values)) > limit:
+            first = max(range(2), key=lambda n: (secrets[n], self.scale_of(values[n])))
+            lower = self.to_scale(values[first], self.scale)
+            if lower.handle == values[first].handle:
+                raise self.unsupported("a product", "of too many fractional bits")
+            values[first] = lower
+        return tuple(v.handle for v in values)
+
+    def _aligned(self, args: Sequence[int]) -> tuple[int, ...]:
+        values = [self.wrap(a) for a in args]
+        scale = max(map(self.scale_of, values))
+        if scale > _PRODUCT_SCALE and any(self.scale_of(v) < scale for v in values):
+            values = [self.to_scale(v, min(self.scale_of(v), self.scale)) for v in values]
+            scale = max(map(self.scale_of, values))
+        values = [self._lifted(v, scale - self.scale_of(v)) for v in values]
+        return tuple(v.handle for v in values)
+
+    def _lifted(self, x: Secret, bits: int) -> Secret:
+        return super().emit("shift_left", x.handle, bits=bits) if bits else x
+
+    def truncate(self, x: Secret, shift: int) -> Secret:
+        """Leave ``x`` as it is: whoever needs it rounded has it rounded."""
+        return x
+
+    # --- public numbers ---------------------------------------------------------------------
+
+    def step_input(self, derivation: StepInput, shape: tuple[int, ...], scale: int) -> Secret:
+        """Return a public number of the step."""
+        self.step_inputs.append(derivation)
+        return self.wrap(self.builder.input(derivation.name, Role.STEP, shape, scale))
+
+    def add_zero(self, x: Secret) -> Secret:
+        """Return a public value as a share."""
+        zero = self._zeros(len(x.shape))
+        return self.emit("add", zero.handle, x.handle)
+
+    def share(self, value: Value) -> Secret:
+        """Return ``value`` as a share of its whole shape."""
+        if isinstance(value, Secret):
+            return value
+        zero = self.broadcast(self._zeros(len(value.shape)), value.shape)
+        shared = self.add(zero, value)
+        assert isinstance(shared, Secret)
+        return shared
+
+    def _zeros(self, rank: int) -> Secret:
+        """Return a shared zero of extents 1: the language has no other shares of constants."""
+        if self._zero is None:
+            flat = self.reshape(self.wrap(-1), (math.prod(self.wrap(-1).shape),))
+            one = self.emit("slice", flat.handle, start=(0,), limit=(1,), stride=(1,))
+            zero = self.emit("scale", one.handle, multiplier=0, bits=0)
+            lowered = self.scale_of(zero) - self.scale
+            if lowered:
+                raise ProgramError("the first input has another scale", "Report this fault")
+            self._zero = zero
+        return self.reshape(self._zero, (1,) * rank)
+
+    def register(self, value: Known, *, secret: bool = False, scale: int | None = None) -> int:
+        """Return the input that holds a public array."""
+        assert not secret
+        return super().register(value, scale=scale)
+
+    # --- arithmetic -------------------------------------------------------------------------
+
+    def add(self, x: Value, y: Value) -> Value:
+        """Return x + y at the larger scale."""
+        if isinstance(x, Known):
+            x, y = y, x
+        if isinstance(x, Known) or isinstance(y, Secret):
+            return super().add(x, y)
+        if y.scalar:
+            value = self.fixed(y.number, self.scale_of(x))
+            return self.emit("add_const", x.handle, value=value) if value else x
+        return self.emit("add", x.handle, self.register(y, scale=self.scale_of(x)))
+
+    def sub(self, x: Value, y: Value) -> Value:
+        """Return x - y at the larger scale."""
+        if isinstance(y, Known):
+            return self.add(x, self.neg(y))
+        return super().sub(x, y)
+
+    def mul(self, x: Value, y: Value) -> Value:
+        """Return x * y."""
+        if isinstance(x, Known):
+            x, y = y, x
+        if isinstance(x, Secret) and isinstance(y, Secret):
+            return self.emit("mul", x.handle, y.handle)
+        return super().mul(x, y)
+
+    def times(self, x: Secret, factor: float, relative: int = RELATIVE_BITS) -> Secret:
+        """Return ``x`` times a public number, exact to 2^-relative of it."""
+        if factor in (1.0, -1.0):
+            return super().times(x, factor)
+        if factor == 0.0 or not math.isfinite(factor):
+            return self.emit("scale", x.handle, multiplier=self.fixed(factor, 0), bits=0)
+        multiplier, bits = approximate(factor, relative)
+        if self.scale_of(x) + bits > (MAX_PENDING if relative < RELATIVE_BITS else _PRODUCT_SCALE):
+            x = self.settle(x)
+        return self.emit("scale", x.handle, multiplier=multiplier, bits=bits)
+
+    def negative(self, x: Value) -> Secret:
+        """Return the bit x < 0."""
+        assert isinstance(x, Secret)
+        shift = max(self.scale_of(x) - self.scale, 0)
+        return self.emit("negative", x.handle, shift=shift, bits=WINDOW)
+
+    def rectify(self, x: Secret) -> tuple[Secret, Secret]:
+        """Return max(x, 0) and the bit x > 0.
+
+        One unit of the product is taken off before, so that the bit of an exact 0 is 0: that is
+        the gradient of every framework, and a patch of background with a bias of 0 has it.
+        """
+        shift = max(self.scale_of(x) - self.scale, 0)
+        below = self.emit("add_const", x.handle, value=-1)
+        both = self.emit("rectify", below.handle, shift=shift, bits=WINDOW)
+        return self.emit("rectified", both.handle), self.emit("active", both.handle)
+
+
+def approximate(factor: float, relative: int) -> tuple[int, int]:
+    """Return (multiplier, bits): multiplier / 2^bits is ``factor`` but for 2^-relative of it."""
+    exact, bits = Fraction(factor), 0
+    while bits < RANGE_BITS - WINDOW + 1 and (
+        abs(round(exact * 2**bits) - exact * 2**bits) * 2**relative > abs(exact) * 2**bits
+    ):
+        bits += 1
+    return round(exact * 2**bits), bits
+
+
+def lower_graph(low: StepLowering, graph: Graph, arguments: Sequence[Value]) -> list[Value]:
+    """Lower every node of ``graph`` on ``arguments`` and return its results."""
+    from tercet.frontend.jax import apply
+    from tercet.frontend.rules.step import STEP_RULES
+
+    scope: dict[int, Value] = {v.number: a for v, a in zip(graph.arguments, arguments, strict=True)}
+    scope.update({v.number: public(np.asarray(c)) for v, c in graph.constants})
+    for node in graph.nodes:
+        args = [scope[i.number] if isinstance(i, Var) else public(i.value) for i in node.inputs]
+        results = apply(low, node, args, STEP_RULES)
+        scope.update({o.number: r for o, r in zip(node.outputs, results, strict=True)})
+    return [scope[r.number] if isinstance(r, Var) else public(r.value) for r in graph.results]
