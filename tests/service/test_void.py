@@ -7,7 +7,7 @@ from collections import deque
 
 from tercet.service.dataplane import DataPlane
 from tercet.service.messages import Event, Failed, Job, Unload, Void, encode
-from tercet.service.pipe import Incoming, frame
+from tercet.service.pipe import Incoming, write_message
 
 NONCES = (bytes(32), bytes(32), bytes(32))
 
@@ -19,13 +19,13 @@ def job(number: int) -> Job:
 def test_jobs_before_a_void_are_passed_by() -> None:
     told: list[Event] = []
     there, here = os.pipe()
+    output = os.fdopen(here, "wb")
     plane = DataPlane.__new__(DataPlane)  # without the process around it
     plane._incoming, plane._ahead, plane._tell = Incoming(there), deque(), told.append  # type: ignore[method-assign]
 
     def send(*commands: object) -> None:
         for command in commands:
-            message = encode(command)
-            os.write(here, frame(message) + message)
+            write_message(output, encode(command))
 
     send(job(1))
     assert plane._next() == job(1)
@@ -35,6 +35,6 @@ def test_jobs_before_a_void_are_passed_by() -> None:
     assert plane._next() == Void()
     assert [t.number for t in told if isinstance(t, Failed)] == [2, 3]
     assert plane._next() == job(4)
-    os.close(here)
+    output.close()
     assert plane._next() is None
     os.close(there)

@@ -27,7 +27,7 @@ from tercet.service.messages import (
     Void,
     encode,
 )
-from tercet.service.pipe import HEADER, frame, message_size
+from tercet.service.pipe import HEADER, message_size, write_framed
 from tercet.service.sum_messages import (
     Finished,
     FinishJob,
@@ -98,9 +98,7 @@ class DataProcess:
         process = self._process
         if process is None or process.stdin is None or process.stdin.is_closing():
             raise _gone()
-        message = encode(command)
-        process.stdin.write(frame(message))
-        process.stdin.write(message)
+        write_framed(process.stdin, encode(command))
 
     def void(self) -> None:
         """Let the jobs fail that have not begun; what runs fails by its links."""
@@ -148,9 +146,7 @@ class DataProcess:
             pass_fds=fds,
         )
         assert self._process.stdin is not None
-        setup = encode(self._setup)
-        self._process.stdin.write(frame(setup))
-        self._process.stdin.write(setup)
+        write_framed(self._process.stdin, encode(self._setup))
         for model in self._models():
             self.send(model)
 

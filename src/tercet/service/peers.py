@@ -183,6 +183,7 @@ class PeerLinks:
             while True:
                 messages = [msgspec.Raw(encode(await outbox.get()))]
                 size = len(messages[0])
+                await asyncio.sleep(0)  # what the same event makes others say goes along
                 while not outbox.empty() and size < _MAX_GATHERED:
                     messages.append(msgspec.Raw(encode(outbox.get_nowait())))
                     size += len(messages[-1])

@@ -8,17 +8,31 @@ from __future__ import annotations
 import os
 import select
 import struct
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from tercet.errors import FrameError
 
 HEADER = struct.Struct("<Q")
 MAX_MESSAGE = 8 << 30
+#: Bytes up to which header and message are joined: each write wakes the reader.
+_JOINED = 1 << 16
 
 
-def frame(message: bytes) -> bytes:
-    """Return the header of ``message``."""
-    return HEADER.pack(len(message))
+class Writable(Protocol):
+    """What takes bytes: a binary file, or asyncio's writer."""
+
+    def write(self, data: bytes, /) -> Any:
+        """Take ``data``, in full."""
+
+
+def write_framed(file: Writable, message: bytes) -> None:
+    """Write a message with its header."""
+    header = HEADER.pack(len(message))
+    if len(message) <= _JOINED:
+        file.write(header + message)
+    else:
+        file.write(header)
+        file.write(message)
 
 
 def message_size(header: bytes) -> int:
@@ -67,6 +81,5 @@ class Incoming:
 
 def write_message(file: BinaryIO, message: bytes) -> None:
     """Write and flush one message."""
-    file.write(frame(message))
-    file.write(message)
+    write_framed(file, message)
     file.flush()
