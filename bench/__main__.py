@@ -29,6 +29,7 @@ PARTS = {
     "resnet50": 180,
     "private": 60,
     "aggregate": 300,
+    "federated": 240,
 }
 
 

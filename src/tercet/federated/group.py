@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, TypeAlias
 
 from tercet.crypto.identity import PublicIdentity
 from tercet.errors import TercetError
-from tercet.federated.aggregation import Session
+from tercet.federated.aggregation import Receipt, Session
 from tercet.federated.participant import Participant
 from tercet.federated.update import Arrays
 from tercet.service.aggregation_terms import AggregationTerms
@@ -16,6 +18,9 @@ from tercet.service.cluster import Cluster
 
 Heard: TypeAlias = Callable[[str, str | None], None]
 """Called with a participant's fingerprint and, unless it has contributed, the reason why not."""
+
+_AT_ONCE: Final = 8
+"""Updates of local participants that are on their way at a time; each is held in memory."""
 
 
 class Group(ABC):
@@ -50,7 +55,9 @@ class Group(ABC):
 
 
 class LocalGroup(Group):
-    """Participants in this process, one after the other: for trial only, since it sees all data.
+    """Participants in this process: for trial only, since it sees all data.
+
+    They train one after the other; up to ``_AT_ONCE`` send their updates meanwhile.
 
     Use it in a ``with`` statement.
     """
@@ -85,11 +92,26 @@ class LocalGroup(Group):
 
     def run(self, number: int, weights: Arrays, heard: Heard) -> set[str]:
         """Let one after the other take part; who fails is absent from the round."""
-        for participant, session in zip(self._participants, self._sessions, strict=True):
-            failure = None
-            try:
-                participant.take_part(number, weights, session)
-            except TercetError as error:
-                failure = str(error)
-            heard(participant.identity.fingerprint, failure)
+        sending: deque[tuple[str, Future[Receipt]]] = deque()
+
+        def settle() -> None:
+            who, sent = sending.popleft()
+            error = sent.exception()
+            if error is not None and not isinstance(error, TercetError):
+                raise error
+            heard(who, None if error is None else str(error))
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for participant, session in zip(self._participants, self._sessions, strict=True):
+                who = participant.identity.fingerprint
+                try:
+                    update = participant.learn(number, weights, session)
+                except TercetError as error:
+                    heard(who, str(error))
+                    continue
+                if len(sending) == _AT_ONCE:
+                    settle()
+                sending.append((who, pool.submit(participant.contribute, number, update, session)))
+            while sending:
+                settle()
         return set()

@@ -9,7 +9,7 @@ from tercet.crypto.identity import Identity, PublicIdentity
 from tercet.errors import InputError
 from tercet.federated.aggregation import Receipt, Session
 from tercet.federated.consent import Consent
-from tercet.federated.update import Arrays, change
+from tercet.federated.update import Arrays, Vector, change
 from tercet.privacy.dp_sgd import Account
 
 Trainer: TypeAlias = Callable[[Arrays, int], Arrays]
@@ -56,7 +56,14 @@ class Participant:
             InputError: training failed.
             TercetError: the workers did not take the update.
         """
+        return self.contribute(number, self.learn(number, weights, session), session)
+
+    def learn(self, number: int, weights: Arrays, session: Session) -> Vector:
+        """Pay for the round, train, and return what changed: the first half of ``take_part``."""
         self.consent.pay(session.terms)
-        update = change(weights, self._trainer(weights, number))
+        return change(weights, self._trainer(weights, number))
+
+    def contribute(self, number: int, update: Vector, session: Session) -> Receipt:
+        """Send the update to the workers: the second half of ``take_part``."""
         weight = self._weight if session.terms.weighted else 1.0
         return session.contribute(number - 1, update, weight)
