@@ -3,7 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+JOBS ?= 2
 STAMP := $(VENV)/.installed
+# Pinned: an open requirement may bring a build for graphics cards, of several gigabytes.
+TORCH ?= torch==2.13.0
 
 .PHONY: demo test test-r test-slow lint types bench bench-peers clean install
 
@@ -14,14 +17,14 @@ $(STAMP): pyproject.toml $(shell find native -type f 2>/dev/null)
 	  { echo "Tercet needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[keras,privacy,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[keras,privacy,dev]' '$(TORCH)'
 	touch $(STAMP)
 
 demo: $(STAMP)  ## Train a small network, share it with three workers, ask it three times
 	$(BIN)/tercet demo $(if $(DATA),--data $(DATA))
 
-test: lint types  ## All that CI runs, but for the slow tests
-	$(BIN)/python -m pytest -m "not slow"
+test: lint types  ## All that CI runs, but for the slow tests; JOBS=1 for one process
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --benchmark-disable
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow --timeout 3600

@@ -27,9 +27,11 @@ PARTS = {
     "slow": 120,
     "first": 120,
     "resnet50": 180,
+    "bert": 180,
     "private": 60,
     "aggregate": 300,
     "federated": 240,
+    "training": 180,
 }
 
 

@@ -1,4 +1,4 @@
-"""Writes ``docs/coverage.md``: which Keras layers and JAX primitives run.
+"""Writes ``docs/coverage.md``: which Keras layers, PyTorch modules and JAX primitives run.
 
 python -m bench.coverage
 """
@@ -6,8 +6,11 @@ python -m bench.coverage
 from __future__ import annotations
 
 import os
+import textwrap
 from pathlib import Path
+from typing import Protocol
 
+from tercet.frontend.aten import OPERATIONS
 from tercet.frontend.hints import HINTS, describe
 from tercet.frontend.rules import RULES
 
@@ -24,13 +27,25 @@ _APPROXIMATED = {
     "sqrt", "tanh",
 }  # fmt: skip
 
+#: Hints for what is no primitive of JAX.
+_NOT_JAX = {"scan", "to_integer", "topk", "rand", "rand_like", "randn_like"}
+
+
+class Case(Protocol):
+    """What both tables state of a row."""
+
+    error: float
+    note: str
+    approximated: bool
+
+
 _HEAD = """\
 # What runs
 
-Written by `python -m bench.coverage`; a test holds it to the code. A Keras model runs if every
-primitive that its trace applies to secret values has a rule, so a layer of one's own needs no
-registration. "Yes" means exact but for fixed-point rounding; "approximated" means that a function
-of [functions.md](functions.md) is among its operations.
+Written by `python -m bench.coverage`; a test holds it to the code. A model runs if every primitive
+that its trace applies to secret values has a rule, so a layer of one's own needs no registration;
+`tercet check MODEL` tells. "Yes" means exact but for fixed-point rounding; "approximated" means
+that a function of [functions.md](functions.md) is among its operations.
 
 ## Keras layers
 
@@ -41,27 +56,57 @@ relative to the spread of the output (at least 1).
 |---|---|---|
 """
 
+_TORCH = """
+## PyTorch modules
+
+Each row is one test, as above. A module comes through `torch.export`, live or as a .pt2 file.
+
+| module | runs | error below |
+|---|---|---|
+"""
+
+_ATEN = """
+### ATen operations
+
+What is not here is taken apart by PyTorch's own decompositions, and refused by name if something
+is left.
+
+"""
+
+_PRIMITIVES = """
+## JAX primitives
+
+For plain functions (`tercet.trace`), and under everything above.
+
+| primitive | runs | what to do instead |
+|---|---|---|
+"""
+
 
 def page() -> str:
     """Return the text of the page."""
     # Keras runs on what is chosen before it is imported.
     os.environ.setdefault("KERAS_BACKEND", "jax")
-    from tests.coverage.cases import CASES
+    from tests.coverage import cases, torch_cases
 
-    lines = [_HEAD]
-    for name, case in CASES.items():
-        runs = "approximated" if case.approximated else "yes"
-        note = f" ({case.note})" if case.note else ""
-        lines.append(f"| {name} | {runs}{note} | {case.error:g} |\n")
-    lines.append("\n## JAX primitives\n\n| primitive | runs |\n|---|---|\n")
+    lines = [_HEAD, *map(_row, cases.CASES.items())]
+    lines += [_TORCH, *map(_row, torch_cases.CASES.items())]
+    names = sorted({name.partition(".")[0] for name in OPERATIONS})
+    lines += [_ATEN, textwrap.fill(", ".join(names), 100), "\n", _PRIMITIVES]
     for name in sorted(set(RULES) - _OWN):
-        lines.append(f"| {name} | {'approximated' if name in _APPROXIMATED else 'yes'} |\n")
-    lines.append("| scan | yes, unrolled |\n")
-    lines.append("\n## Refused\n\n| primitive | name | what to do instead |\n|---|---|---|\n")
-    for name in sorted(set(HINTS) - set(RULES) - {"scan", "to_integer"}):
+        lines.append(f"| {name} | {'approximated' if name in _APPROXIMATED else 'yes'} | |\n")
+    lines.append("| scan | yes, unrolled | |\n")
+    for name in sorted(set(HINTS) - set(RULES) - _NOT_JAX):
         readable, remedy = describe(name)
-        lines.append(f"| {name} | {readable} | {remedy} |\n")
+        lines.append(f"| {readable} | no | {remedy} |\n")
     return "".join(lines)
+
+
+def _row(case: tuple[str, Case]) -> str:
+    name, row = case
+    runs = "approximated" if row.approximated else "yes"
+    note = f" ({row.note})" if row.note else ""
+    return f"| {name} | {runs}{note} | {row.error:g} |\n"
 
 
 def main() -> None:

@@ -28,9 +28,10 @@ ALLOWED = {
     "data": set(),
     "privacy": {"crypto"},
     "service": {"ring", "crypto", "net", "protocol", "function", "program", "runtime"},
+    "preflight": {"ring", "protocol", "function", "program", "runtime", "frontend"},
     "api": {
         "ring", "crypto", "net", "protocol", "function", "program", "runtime", "service",
-        "frontend",
+        "frontend", "preflight",
     },
 }  # fmt: skip
 ALLOWED["federated"] = ALLOWED["api"] - {"frontend"} | {"privacy"}

@@ -12,9 +12,12 @@ if TYPE_CHECKING:
         Description,
         LocalCluster,
         Lowered,
+        Preflight,
         TopK,
+        Traced,
         Training,
         TrainingProgress,
+        check,
         connect,
         find_training,
         fit,
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
         serve,
         share,
         stop,
+        trace,
     )
     from tercet.errors import TercetError
 
@@ -35,11 +39,14 @@ __all__ = [
     "Description",
     "LocalCluster",
     "Lowered",
+    "Preflight",
     "TercetError",
     "TopK",
+    "Traced",
     "Training",
     "TrainingProgress",
     "__version__",
+    "check",
     "connect",
     "find_training",
     "fit",
@@ -49,6 +56,7 @@ __all__ = [
     "serve",
     "share",
     "stop",
+    "trace",
 ]
 
 

@@ -8,7 +8,7 @@
         client = tercet.connect(cluster)
         client.predict("digits", images)
 
-Machine-learning frameworks are imported by ``share`` and ``lower`` alone.
+Machine-learning frameworks are imported by ``share``, ``lower``, ``check`` and ``trace`` alone.
 """
 
 from __future__ import annotations
@@ -16,15 +16,19 @@ from __future__ import annotations
 import datetime
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tercet.crypto.identity import PublicIdentity
 from tercet.errors import InputError
+from tercet.frontend.models import trace_model
+from tercet.frontend.traced import Traced
+from tercet.preflight.check import preflight
+from tercet.preflight.report import Preflight
 from tercet.program.program import Program
 from tercet.program.serving import Mode, Release
 from tercet.service.client import Client, TopK, check_input
@@ -35,18 +39,18 @@ from tercet.service.training_party import TrainingProgress
 from tercet.training.parties import Training, fit, propose
 from tercet.training.parties import find as find_training
 
-if TYPE_CHECKING:
-    import keras
-
 __all__ = [
     "Client",
     "Cluster",
     "Description",
     "LocalCluster",
     "Lowered",
+    "Preflight",
     "TopK",
+    "Traced",
     "Training",
     "TrainingProgress",
+    "check",
     "connect",
     "find_training",
     "fit",
@@ -56,10 +60,15 @@ __all__ = [
     "serve",
     "share",
     "stop",
+    "trace",
 ]
 
 #: Who may ask: an identity, the path of a certificate, or a fingerprint (64 hexadecimal digits).
 ClientName: TypeAlias = PublicIdentity | str | Path
+
+
+#: A keras.Model, a torch.nn.Module, an ExportedProgram, the path of a file, or what ``trace`` made.
+Model: TypeAlias = Any
 
 
 class Lowered(NamedTuple):
@@ -69,21 +78,61 @@ class Lowered(NamedTuple):
     arrays: dict[str, NDArray[np.float64]]
 
 
+def trace(
+    fn: Callable[..., Any],
+    shape: Sequence[int],
+    *weights: Any,
+    scale: int = 16,
+    name: str = "",
+) -> Traced:
+    """Trace a plain JAX function, to be shared, checked and asked like any other model.
+
+        traced = tercet.trace(lambda x, w, b: jax.nn.sigmoid(x @ w + b), (30,), w, b)
+        tercet.share(traced, cluster, "risk")
+
+    Args:
+        fn: ``fn(x, *weights)`` with x of shape (rows, *shape), float32, to one array (rows, ...).
+            It must treat every row alike.
+        shape: the shape of one row.
+        weights: what the function takes besides: arrays, or lists and dictionaries of them.
+        scale: fractional bits f, 8 to 20.
+        name: of the model, in messages; the function's by default.
+
+    All arrays are secret weights, those that ``fn`` captures as well. Numbers that stand in its
+    code are public, as its architecture is; a captured array of one number is refused, since JAX
+    takes it for such a number.
+
+    Raises:
+        ModelError: if it cannot be traced.
+        UnsupportedOperation: naming the ``jax.named_scope``, the operation and what would work.
+        InputError: if the shape or a weight makes no sense.
+    """
+    from tercet.frontend.function import trace_function
+
+    _check_scale(scale)
+    return trace_function(fn, shape, weights, scale=scale, name=name)
+
+
 def lower(
-    model: keras.Model | str | Path,
+    model: Model,
     *,
+    example_inputs: Any = None,
     sample: ArrayLike | None = None,
     scale: int = 16,
     guard: bool = False,
 ) -> Lowered:
-    """Trace a Keras model and lower it to the program that the workers will run.
+    """Trace a model and lower it to the program that the workers will run.
 
     Args:
-        model: a live Keras 3 model on any backend, or the path of a .keras, .h5 or .hdf5 file.
+        model: a live Keras 3 model on any backend, a live PyTorch module, an exported PyTorch
+            program with an open batch size, what ``trace`` made of a function, or the path of a
+            .keras, .h5, .hdf5 or .pt2 file.
+        example_inputs: for a live PyTorch module one tensor (rows, ...), of which only shape and
+            dtype matter; ``sample`` by default.
         sample: typical inputs, (rows, ...): the model is run on them in the clear, here, and
             comparisons are narrowed to the ranges seen with a margin of 16. Without it they take
             the full width, which is always right and costs about a third more.
-        scale: fractional bits f, 8 to 20.
+        scale: fractional bits f, 8 to 20; what ``trace`` made has its own.
         guard: let whoever asks know, by one bit a row, that a value left the range in which it
             is compared, and the answer is void. Needs a sample; who asks must accept it. It costs
             about twice the bytes and rounds again (docs/protocols.md).
@@ -93,13 +142,11 @@ def lower(
         UnsupportedOperation: naming the layer, the operation and what would work instead.
         InputError: if ``sample`` does not fit the model.
     """
-    from tercet.frontend.keras import trace_keras
     from tercet.program import passes
     from tercet.runtime.calibrate import calibrate
 
-    if not 8 <= scale <= 20:
-        raise InputError(f"{scale} fractional bits", "Use 8 to 20; 16 is the default")
-    traced = trace_keras(model, scale=scale)
+    _check_scale(scale)
+    traced = trace_model(model, sample if example_inputs is None else example_inputs, scale=scale)
     program, arrays = passes.lower(traced.program, traced.arrays)
     if sample is not None:
         rows = check_input(sample, program.input_shape(), "the sample")
@@ -109,11 +156,44 @@ def lower(
     return Lowered(program, dict(arrays))
 
 
+def check(
+    model: Model,
+    *,
+    example_inputs: Any = None,
+    sample: ArrayLike | None = None,
+    batch: int = 1,
+    scale: int = 16,
+) -> Preflight:
+    """Tell, before anything is shared, what of a model runs, how well, and what it will cost.
+
+    Args:
+        model: as for ``lower``.
+        example_inputs: as for ``lower``.
+        sample: typical inputs: the ranges of all values are recorded, comparisons narrowed, and
+            what may overflow is told.
+        batch: rows of the request that is costed.
+        scale: fractional bits f, 8 to 20.
+
+    Raises:
+        ModelError: if the model as a whole has no form that Tercet takes.
+        InputError: if ``sample`` does not fit the model.
+    """
+    _check_scale(scale)
+    example = sample if example_inputs is None else example_inputs
+    return preflight(model, example, sample, batch, scale)
+
+
+def _check_scale(scale: int) -> None:
+    if not 8 <= scale <= 20:
+        raise InputError(f"{scale} fractional bits", "Use 8 to 20; 16 is the default")
+
+
 def share(
-    model: keras.Model | str | Path | Lowered,
+    model: Model | Lowered,
     cluster: Cluster,
     name: str,
     *,
+    example_inputs: Any = None,
     sample: ArrayLike | None = None,
     scale: int = 16,
     guard: bool = False,
@@ -129,7 +209,7 @@ def share(
         As ``lower``, and RefusedError, TransportError or WorkerError of the workers.
     """
     if not isinstance(model, Lowered):
-        model = lower(model, sample=sample, scale=scale, guard=guard)
+        model = lower(model, example_inputs=example_inputs, sample=sample, scale=scale, guard=guard)
     with Owner(cluster.config, cluster.owner) as owner:
         return owner.share(name, model.program, model.arrays)
 

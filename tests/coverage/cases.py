@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 from keras import layers as L
 
+from tests.coverage.run import marked
 from tests.frontend.models import joined, one_layer, randomise
 
 IMAGE = (8, 8, 3)
@@ -226,11 +227,4 @@ _APPROXIMATED = (
     "GRU", "Attention", "Model", "celu", "elu)", "glu", "squareplus", "tanh_shrink",
 )  # fmt: skip
 _EXACT = ("ReLU", "hard", "relu")
-CASES = {
-    name: replace(
-        case,
-        approximated=any(part in name for part in _APPROXIMATED)
-        and not any(part in name for part in _EXACT),
-    )
-    for name, case in CASES.items()
-}
+CASES = marked(CASES, _APPROXIMATED, _EXACT)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +19,21 @@ from tercet.runtime.calibrate import calibrate
 from tercet.runtime.interpreter import run
 from tests.trio import parties, reconstruct, share
 from tests.trio import run as drive
+
+#: A row of a table: a dataclass with ``approximated``.
+Row = TypeVar("Row", bound=Any)
+
+
+def marked(cases: Mapping[str, Row], by: Sequence[str], exact: Sequence[str]) -> dict[str, Row]:
+    """Return ``cases``, approximated where the name has a part of ``by`` and none of ``exact``."""
+    return {
+        name: replace(
+            case,
+            approximated=any(part in name for part in by)
+            and not any(part in name for part in exact),
+        )
+        for name, case in cases.items()
+    }
 
 
 def lowered(

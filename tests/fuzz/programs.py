@@ -37,6 +37,7 @@ def _everything() -> Program:
     public = builder.input("p", Role.PUBLIC, (4, 4, 2))
     kernel = builder.input("w", Role.WEIGHT, (2, 2, 2, 2))
     matrix = builder.input("m", Role.WEIGHT, (2, 4))
+    images = builder.input("i", Role.WEIGHT, (3, 4, 4, 2))
     single = builder.input("s", Role.WEIGHT, ())
     two = {"window": (1, 2, 2, 1), "strides": (1, 2, 2, 1), "low": (0,) * 4, "high": (0, 1, 1, 0)}
     steps = {"strides": (1, 1), "low": (0, 1), "high": (1, 0)}
@@ -47,7 +48,14 @@ def _everything() -> Program:
     bit = emit("bit_and", bit, emit("bit_not", bit))
     y = emit("maximum", y, emit("select", bit, x), bits=40)
     y = emit("relu", emit("conv", y, kernel, groups=1, **steps, **dilated), shift=16, bits=40)
-    y = emit("max_pool", y, bits=40, **two)
+    both = emit("rectify", y, shift=0, bits=30)
+    y = emit("gate", emit("active", both), emit("rectified", both), shift=0)
+    back = {"groups": 1, **steps, **dilated}
+    y = emit("conv_input", y, kernel, extents=(4, 4), **back)
+    y = emit("round", y, shift=16)
+    grown = emit("conv_kernel", images, images, extents=(2, 2), **back)
+    y = emit("conv", y, emit("round", grown, shift=16), **back)
+    y = emit("max_pool", emit("truncate", y, shift=16), bits=40, **two)
     y = emit("sub", y, emit("neg", emit("reverse", y, axes=(1, 2))))
     y = emit("add", emit("add_const", y, value=-5), single)
     y = emit("pad", y, low=(0, 1, 0, 0), high=(0, 0, 1, 0), interior=(0, 0, 1, 0))

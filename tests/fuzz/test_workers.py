@@ -40,23 +40,43 @@ from tercet.service.messages import (
     Answer,
     Change,
     Commit,
+    Contribution,
     Counted,
     CountedRequest,
+    Deposit,
     Describe,
     Description,
+    Discard,
     Failure,
+    Farewell,
     Held,
     Inventory,
+    Leave,
     Offer,
+    Ping,
     Policy,
+    Pong,
     Predict,
     Prepare,
+    Propose,
     Run,
+    Show,
+    Sign,
     Withdraw,
     encode,
 )
 from tercet.service.peers import PATH as PEER
 from tercet.service.peers import PeerLinks
+from tercet.service.training_messages import (
+    Ask,
+    Attach,
+    FinishTraining,
+    Position,
+    Standing,
+    Tensor,
+    TrainSteps,
+)
+from tercet.service.training_terms import Reference, TrainingTerms
 from tests.fuzz.callers import Caller, ask, send_all
 from tests.fuzz.mutations import mutate
 from tests.service.conftest import dense_model, reference
@@ -107,9 +127,36 @@ def _post(rng: Random, model: Lowered) -> tuple[str, bytes]:
         ("change", Change(name, text, rng.choice((None, policy)))),
         ("describe", Describe(text)),
         ("status", None),
+        *_training_posts(rng, name, text, seed),
     )  # fmt: skip
     path, body = rng.choice(routes)
     return f"/v1/{path}", encode(body)
+
+
+def _training_posts(
+    rng: Random, name: bytes, text: str, seed: Summand
+) -> tuple[tuple[str, object], ...]:
+    rows, digest = rng.choice((0, 1, -1, 1 << 62)), rng.randbytes(32)
+    shape = rng.choice(((1, 2), (rows, 2), (), (1,) * 9))
+    given = Contribution(name, text, {"x": Tensor(shape, rng.choice((16, 0, 99)))}, rows)
+    workers, who = ("0" * 64,) * 3, rng.choice(("1" * 64, "x"))
+    terms = TrainingTerms(
+        name=text, workers=workers, signers=(who,), program="0" * 64,
+        states=Reference(name, digest, who, "s"), data=(Reference(digest[:16], digest, who, "d"),),
+        epochs=1, steps=rows, batch_size=1, seed=digest, checkpoint=1, owner=who,
+    )  # fmt: skip
+    document = encode(terms)
+    return (
+        ("sharings", None),
+        ("sharings/prepare", Deposit(given, (seed, seed))),
+        ("sharings/commit", Commit(name)),
+        ("sharings/remove", Discard(text)),
+        ("agreements", Show(rng.choice((b"", digest)))),
+        ("agreements/propose", Propose(mutate(rng, document) if rows else document)),
+        ("agreements/sign", Sign(digest, rng.randbytes(70), rng.random() < 0.5)),
+        ("training/attach", Attach(digest, rng.randbytes(100))),
+        (f"training/{rng.choice(('run', 'cancel', 'progress', 'fetch'))}", Ask(digest, rows)),
+    )
 
 
 def _gossip(rng: Random, model: Description) -> bytes:
@@ -128,8 +175,15 @@ def _gossip(rng: Random, model: Description) -> bytes:
         Withdraw(name(), failure),
         Run(number, [name() for _ in range(count)]),
         Accepted(number, [name() for _ in range(count)]),
+        TrainSteps(name(), digest, Position(number, name()), number),
+        FinishTraining(name(), digest, Position(number, name()), number),
+        Standing(digest, "running", [Position(number, name()) for _ in range(count)]),
         Inventory([held] * min(count, 3)),
         Counted(model.id, digest[:16], [CountedRequest(name(), "x" * 100, number)]),
+        Ping(number, digest * min(count, 3)),
+        Pong(number),
+        Leave(),
+        Farewell(),
     )
     return encode([rng.choice(messages) for _ in range(rng.choice((1, 1, 2)))])
 

@@ -94,7 +94,7 @@ def test_who_waits_for_one_peer_hears_that_the_other_has_gone(cluster: TlsCluste
     cluster.workers[1].close()
     with pytest.raises(PeerLost, match="link to worker 1 was lost while the session ran"):
         cluster.workers[0].recv(2, Tag(SESSION, 0), 1, 20)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
 
 
 def test_an_opened_session_ends_with_its_link(cluster: TlsCluster) -> None:

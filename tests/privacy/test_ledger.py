@@ -110,7 +110,7 @@ def test_runs_that_race_do_not_overspend(path: Path) -> None:
     for racer in racers:
         assert racer.stdin is not None
         racer.stdin.close()
-    assert sorted(racer.wait(60) for racer in racers) == [0, 3, 3]
+    assert sorted(racer.wait(200) for racer in racers) == [0, 3, 3]
     assert len(Ledger(path).events("ward", "digits")) == 1
 
 

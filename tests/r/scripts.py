@@ -52,11 +52,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(folder: Path, script: str) -> subprocess.Popen[str]:
+def start(folder: Path, script: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         ["Rscript", script],
         cwd=folder,
-        env=dict(os.environ, TERCET_HOME=str(folder / "home")),
+        env={**os.environ, "TERCET_HOME": str(folder / "home"), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -88,7 +88,11 @@ def served(process: subprocess.Popen[str]) -> None:
 
 def test_three_images_in_two_processes(folder: Path, serve: subprocess.Popen[str]) -> None:
     served(serve)
-    client = start(folder, "client.R")
+    bare = folder / "bare"  # a Python that has no framework
+    bare.mkdir()
+    for name in ("jax", "keras", "h5py", "torch"):
+        (bare / f"{name}.py").write_text(f"raise ImportError('a client imports {name}')\n")
+    client = start(folder, "client.R", PYTHONPATH=str(bare))
     out, err = client.communicate(timeout=60)
     assert client.returncode == 0, err
     labels = [int(n) for n in load_digits().y_test[:3]]
@@ -113,6 +117,46 @@ def test_an_interrupt_gets_through(folder: Path, serve: subprocess.Popen[str]) -
     # Rscript ends on an interrupt, and the workers that it started with it: see the fixture.
     _, err = serve.communicate(timeout=30)
     assert "Traceback" not in err
+
+
+INTERRUPTED = """
+library(tercet)
+workers <- local_cluster(quiet = TRUE)
+workers |> share_model("model.keras") |> serve_model()
+client <- connect_to_model(workers)
+x <- array(0, dim = c(1, 28, 28, 1))
+expected <- predict(client, x)
+second <- reticulate::py_to_r(workers$py$pids)[2]
+tools::pskill(second, tools::SIGSTOP) # whoever asks now waits
+cat("asking\n")
+cat(tryCatch({ predict(client, x); "answered" }, interrupt = function(e) "interrupted"), "\n")
+tools::pskill(second, tools::SIGCONT)
+cat("equal:", max(abs(predict(client, x) - expected)) < 1e-3, "\n")
+stop_cluster(workers)
+"""
+
+
+def test_an_interrupt_reaches_a_prediction(folder: Path) -> None:
+    """R's own interrupt, within a moment; client and cluster can be used on."""
+    (folder / "interrupted.R").write_text(INTERRUPTED)
+    python = Path(os.environ["RETICULATE_PYTHON"])
+    checked = python.parents[1] / "tercet.Rcheck"  # where R CMD check has installed the package
+    process = start(folder, "interrupted.R", R_LIBS=str(checked), KERAS_BACKEND="jax")
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asking\n", process.stderr and process.stderr.read()
+        time.sleep(1)
+        sent = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "interrupted \n"
+        assert time.monotonic() - sent < 20  # a worker that says nothing is waited for much longer
+        out, err = process.communicate(timeout=120)
+        assert out == "equal: TRUE \n", err
+        assert process.returncode == 0, err
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def test_a_killed_worker_is_named(folder: Path, serve: subprocess.Popen[str]) -> None:

@@ -38,6 +38,9 @@ def test_a_healthy_cluster(cluster: LocalCluster, model: Lowered) -> None:
                 assert 0 < (values[entry.name, "latency"] or 0) < 1
                 assert (values[entry.name, "bandwidth"] or 0) > 1e6
                 assert abs(values[entry.name, "clock"] or 0) < 1
+                for other in cluster.config.worker:
+                    if other.name != entry.name:
+                        assert (values[entry.name, f"line to {other.name}"] or 0) > 1e6
             told = [c.told for c in checks if c.what == "models"]
             assert any("owner/examined" in t and "at julia, greg, me" in t for t in told)
     finally:
@@ -100,6 +103,34 @@ def test_models_that_differ() -> None:
     ]
     checks = list(doctor._models([status("julia", one), status("greg"), status("me", one)]))
     assert [c.told for c in checks] == ["ann/digits@1: program aa only at julia, me"]
+
+
+def test_what_a_worker_waits_for_has_a_remedy(cluster: LocalCluster) -> None:
+    first, second, _ = cluster.config.worker
+
+    def judged(*waits: str, fault: str = "") -> list[tuple[str, bool, str, str]]:
+        model = Description(
+            b"1", "digits", 1, "ann", "aa", (-1, 8), (-1, 3), 16, Policy(), fault=fault
+        )
+        states = [Status(n, 0, "", not waits, list(waits), 0.0, [model]) for n in ("julia", "greg")]
+        checks = list(doctor._standing(first, states[0], cluster.config, [*states, None]))
+        assert wrong(checks) == [("julia", c.what) for c in checks if not c.ok]
+        return [(c.what, c.ok, c.told, c.remedy) for c in checks]
+
+    stand = ("links", True, "to greg and me stand", "")
+    assert judged() == [stand, ("ready", True, "holds what the others hold, loaded", "")]
+    links, waiting = judged("the shares of digits@1")
+    assert links == stand
+    assert waiting[:3] == ("ready", False, "waits for the shares of digits@1")
+    assert "Wait some seconds" in waiting[3]
+    assert "share again" in judged("greg to hold the same of digits@1")[1][3]
+    links, damaged = judged("the shares of digits@1", fault="it is damaged")
+    assert damaged[:3] == ("ready", False, "ann/digits@1: it is damaged")
+    assert "backup" in damaged[3]
+    (both,) = judged("greg", "me")
+    assert both[:3] == ("links", False, "no link to greg and me")
+    assert second.data_address in both[3]
+    assert "Bring me back first" in both[3]
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,7 @@ import tercet
 from tercet.api import Lowered
 from tercet.errors import ConfigError, TercetError, TransportError, WorkerError
 from tercet.net.sockets import bind
-from tercet.service import messages
+from tercet.service import messages, sum_messages
 from tercet.service.cluster import CLUSTER_FILE, LocalCluster
 from tercet.service.config import load_cluster, load_worker
 from tercet.service.http import application
@@ -155,7 +155,7 @@ def test_nobody_there(own_cluster: LocalCluster, rows: np.ndarray) -> None:
     started = time.monotonic()
     with tercet.connect(elsewhere) as client, pytest.raises(TransportError, match=address):
         client.predict("dense", rows)
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 30
 
 
 def test_another_certificate_under_a_known_name(own_cluster: LocalCluster) -> None:
@@ -216,9 +216,11 @@ def test_no_route_returns_shares(own_cluster: LocalCluster) -> None:
     import inspect
 
     source = inspect.getsource(application)
-    replies = {"Status", "Description", "Answer", "NoneType", "Failure"}
-    assert source.count("async def ") == 14
-    for name in replies - {"NoneType"}:
-        fields = {f.name: f.type for f in msgspec.structs.fields(getattr(messages, name))}
+    replies = {"Status", "Description", "Answer", "Line", "NoneType", "Failure"}
+    assert source.count("async def ") == 29
+    kinds = [getattr(messages, name) for name in replies - {"NoneType"}]
+    kinds += [sum_messages.Told, messages.Agreed, messages.Deposited]
+    for kind in kinds:
+        fields = {f.name: f.type for f in msgspec.structs.fields(kind)}
         holders = [n for n, t in fields.items() if "Summand" in str(t) or "OutputPart" in str(t)]
-        assert holders == (["part"] if name == "Answer" else [])
+        assert holders == (["part"] if kind in (messages.Answer, sum_messages.Told) else [])

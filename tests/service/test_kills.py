@@ -1,7 +1,8 @@
 """Workers killed at random moments, while others ask, share, serve and remove: nothing is lost.
 
-After each restart, without an operator: ready within 10 s, the same models, policies and counts at
-all three, at most as many answers as the policy allows, and every answer right.
+After each restart, without an operator: ready again, the same models, policies and counts at all
+three, at most as many answers as the policy allows, and every answer right. The slow test holds
+ready to 10 s; on a machine that is busy with other tests a time would decide nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import threading
 import time
+from typing import Self
 
 import numpy as np
 import pytest
@@ -22,9 +24,17 @@ from tercet.errors import TercetError
 from tercet.service.cluster import LocalCluster
 from tercet.service.messages import Status
 from tests.service.conftest import dense_model, reference
-from tests.service.processes import alive, children, end, eventually, ready, restart
+from tests.service.processes import (
+    NAMES,
+    PATIENCE,
+    alive,
+    await_ready,
+    children,
+    end,
+    eventually,
+    restart,
+)
 
-NAMES = ("julia", "greg", "me")
 LIMIT = 100_000
 READY_SECONDS = 10.0
 
@@ -43,7 +53,10 @@ class Load:
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         self._over.set()
         for thread in self._threads:
             thread.join(60)
@@ -87,7 +100,7 @@ def held(state: Status) -> list[tuple[object, ...]]:
     )
 
 
-def kill_and_restart(model: Lowered, kills: int, seed: int) -> None:
+def kill_and_restart(model: Lowered, kills: int, seed: int, within: float) -> None:
     choose = random.Random(seed)
     with LocalCluster(quiet=True) as cluster:
         tercet.share(model, cluster, "kept")
@@ -97,29 +110,28 @@ def kill_and_restart(model: Lowered, kills: int, seed: int) -> None:
         answered, slowest = 0, 0.0
         try:
             for kill in range(kills):
-                load = Load(cluster, model, seed + kill)
-                time.sleep(choose.uniform(0.0, 0.6))
-                victim = kill % 3
-                below = children(pids[victim])
-                os.kill(pids[victim], signal.SIGKILL)
-                eventually(lambda gone=(pids[victim], *below): not any(map(alive, gone)))
-                if (dead := running[victim]) is not None:
-                    end(dead)
-                started = time.monotonic()
-                running[victim] = restart(cluster, NAMES[victim])
-                pids[victim] = running[victim].pid
-                eventually(lambda: ready(cluster), READY_SECONDS)
-                slowest = max(slowest, time.monotonic() - started)
-                load.stop()
+                with Load(cluster, model, seed + kill) as load:
+                    time.sleep(choose.uniform(0.0, 0.6))
+                    victim = kill % 3
+                    below = children(pids[victim])
+                    os.kill(pids[victim], signal.SIGKILL)
+                    eventually(lambda gone=(pids[victim], *below): not any(map(alive, gone)))
+                    if (dead := running[victim]) is not None:
+                        end(dead)
+                    started = time.monotonic()
+                    running[victim] = restart(cluster, NAMES[victim])
+                    pids[victim] = running[victim].pid
+                    await_ready(cluster, within)
+                    slowest = max(slowest, time.monotonic() - started)
                 assert not load.wrong
                 answered += load.answered
-                eventually(lambda: ready(cluster), READY_SECONDS)
+                await_ready(cluster, within)
 
                 def equal() -> bool:
                     first, second, third = (held(s) for s in cluster.status())
                     return first == second == third
 
-                eventually(equal, 5)
+                eventually(equal)
                 (kept,) = (m for m in cluster.status()[0].models if m.name == "kept")
                 assert answered <= kept.used_requests <= LIMIT
             assert answered > 0
@@ -131,10 +143,10 @@ def kill_and_restart(model: Lowered, kills: int, seed: int) -> None:
 
 
 def test_nine_kills(model: Lowered) -> None:
-    kill_and_restart(model, 9, seed=1)
+    kill_and_restart(model, 9, seed=1, within=PATIENCE)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_two_hundred_kills(model: Lowered) -> None:
-    kill_and_restart(model, 200, seed=2)
+    kill_and_restart(model, 200, seed=2, within=READY_SECONDS)

@@ -157,6 +157,21 @@ def test_life_of_a_model(cluster: LocalCluster, model: Lowered, rows: np.ndarray
     tercet.remove("limits", cluster)
 
 
+def test_all_three_are_ready_when_the_owner_is_answered(
+    cluster: LocalCluster, model: Lowered
+) -> None:
+    """Whoever asks next meets three workers that hold the same, loaded."""
+    for _ in range(12):
+        for change in (
+            lambda: tercet.share(model, cluster, "settled"),
+            lambda: tercet.serve("settled", cluster, output="argmax"),
+            lambda: tercet.stop("settled", cluster),
+            lambda: tercet.remove("settled", cluster),
+        ):
+            change()
+            assert [s.waiting_for for s in cluster.status()] == [[], [], []]
+
+
 @pytest.mark.parametrize(("clients", "requests"), [(1, 200), (8, 25)])
 def test_each_client_gets_its_own_answers(
     cluster: LocalCluster, client: Client, model: Lowered, clients: int, requests: int
@@ -236,7 +251,7 @@ def test_an_inconsistent_sharing_is_refused(client: Client, worker: int, positio
     started = time.monotonic()
     with pytest.raises(IntegrityError, match="do not belong together"):
         request(client, [tuple(p) for p in pairs])
-    assert time.monotonic() - started < 5, "a worker waited in vain"
+    assert time.monotonic() - started < 15, "a worker waited in vain"
     assert client.describe("dense").used_requests == used
 
 
@@ -300,7 +315,7 @@ def test_an_id_that_is_under_way_disturbs_nobody(client: Client, model: Lowered)
         stop.set()
         attacker.join(60)
     assert not wrong
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 100
     states = client._connection.ask_all("/v1/status", [None] * 3, Status, 10)
     assert len({next(m for m in s.models if m.id == known.id).used_requests for s in states}) == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +18,15 @@ from tercet.protocol.replicated.sharing import OutputPart, Summand
 from tercet.service import worker
 from tercet.service.batches import Waiting
 from tercet.service.config import ClusterConfig, WorkerEntry
+from tercet.service.leaving import Leaving
 from tercet.service.messages import (
     Answer,
     Cancel,
     Change,
     Command,
     Failure,
+    Farewell,
+    Leave,
     Policy,
     Predict,
     ShareDigests,
@@ -151,4 +155,32 @@ def test_what_one_client_has_under_way_is_bounded_in_bytes(
 
     monkeypatch.setattr(worker, "MAX_HELD", 300)
     monkeypatch.setattr(lone.worker, "_missing", list)
+    asyncio.run(main())
+
+
+def test_a_worker_that_stops_waits_for_what_its_peers_answer(lone: Lone) -> None:
+    """Its link ends what they have under way with it: it goes when they need it no more."""
+    sent: list[tuple[int, object]] = []
+    links = {1, 2}
+    leaving = Leaving(lambda *m: sent.append(m), lambda: links, lambda: not lone.worker._running)
+    lone.worker._leaving = leaving
+
+    async def main() -> None:
+        lone.worker._running[b"1"] = lone.id
+        lone.worker._received(2, Leave())
+        assert not sent, "let go although a request is counted here"
+        lone.worker._running.clear()
+        leaving.check()
+        assert sent == [(2, Farewell())]
+        parting = asyncio.create_task(leaving.part(time.monotonic() + 60))
+        await asyncio.sleep(0)
+        assert sent[1:] == [(1, Leave()), (2, Leave())]
+        lone.worker._received(1, Farewell())
+        await asyncio.sleep(0.1)
+        assert not parting.done()
+        links.remove(2)  # or it is gone itself
+        await asyncio.wait_for(parting, 60)
+        links.add(2)
+        await asyncio.wait_for(leaving.part(time.monotonic()), 60)  # time is up
+
     asyncio.run(main())

@@ -21,7 +21,8 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 def _three_ports() -> list[int]:
     """Ports that are free, and their neighbours for protocol messages too."""
-    base = 21_000 + os.getpid() % 1000 * 7
+    # Below those that the system gives out, and away from those of another process of tests.
+    base = 21_000 + os.getpid() % 300 * 30
     while True:
         base += 3
         with contextlib.suppress(TransportError), contextlib.ExitStack() as stack:

@@ -147,8 +147,8 @@ def test_check_names_what_is_not_supported(tmp_path: Path) -> None:
     done = tercet("check", tmp_path / "lookup.keras", "--json")
     assert done.returncode == 1
     layers = {layer["name"]: layer for layer in json.loads(done.stdout)["layers"]}
-    assert layers["first"]["supported"]
-    assert not layers["last"]["supported"]
+    assert layers["first"]["verdict"] == "supported"
+    assert layers["last"]["verdict"] == "not supported"
     assert layers["last"]["remedy"]
 
 

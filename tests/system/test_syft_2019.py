@@ -31,7 +31,11 @@ def test_the_post_in_two_processes(
     try:
         assert serve.stdout is not None
         assert serve.stdout.readline() == "Serving 3 requests.\n"
-        client = python(scripts[1], environment=environment)
+        bare = tmp_path / "bare"  # a Python that has no framework
+        bare.mkdir()
+        for name in ("jax", "keras", "h5py", "torch"):
+            (bare / f"{name}.py").write_text(f"raise ImportError('a client imports {name}')\n")
+        client = python(scripts[1], environment={**environment, "PYTHONPATH": str(bare)})
         out, err = client.communicate(timeout=60)
         assert client.returncode == 0, err
         assert out == "".join(f"Actual:  {n} , predicted:  {n}\n" for n in digits.y_test[:3])

@@ -196,6 +196,7 @@ def test_three_networks(network: str, saved: Path, digits: Digits, tmp_path: Pat
             for name in NAMES
             for what in (
                 "reach", "certificate", "version", "clock", "latency", "bandwidth", "links",
+                "ready", *(f"line to {other}" for other in NAMES if other != name),
             )
         }  # fmt: skip
         assert tercet("share", saved, "--name", "digits").returncode == 0

@@ -41,7 +41,7 @@ def step_program(width: int = WIDTH) -> Training:
     move = b.emit("truncate", b.emit("mul", slope, factor), shift=16)
     after = b.emit("sub", w, move)
     squares = b.emit("truncate", b.emit("mul", error, error), shift=16)
-    loss = b.emit("reshare", b.emit("sum", squares, axes=(0, 1)))
+    loss = b.emit("reshare", b.emit("sum", squares, axes=(0,)))
     return Training(
         b.finish(after, loss), ("loss",), (StepInput("rate", Kind.TABLE, (RATE / BATCH,)),)
     )

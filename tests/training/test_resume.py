@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,7 @@ def kills(steps: int, victims: list[int]) -> None:
         try:
             with party(cluster, "coordinator") as one:
                 for victim in victims:
-                    eventually(lambda last=last: one.progress(agreement).checkpoint > last, 30)
+                    eventually(lambda last=last: one.progress(agreement).checkpoint > last, 60)
                     assert one.progress(agreement).status == "running"
                     last = one.progress(agreement).checkpoint
                     kill(pids[victim])
@@ -94,16 +95,16 @@ def kills(steps: int, victims: list[int]) -> None:
                         end(dead)
                     running[victim] = restart(cluster, NAMES[victim])
                     pids[victim] = running[victim].pid
-                    eventually(lambda: ready(cluster))
+                    eventually(lambda: ready(cluster), 60)
                     again = one.progress(agreement)
                     assert again.checkpoint >= last  # from there, not from the beginning
-                eventually(lambda: one.progress(agreement).status == "done", 60)
+                eventually(lambda: one.progress(agreement).status == "done", 120)
                 assert one.progress(agreement).step == steps
                 np.testing.assert_allclose(one.fetch(agreement)["w"], wanted, atol=CLOSE)
                 told = one.progress(agreement).metrics["loss"]
                 assert [s for s, _ in told] == sorted({s for s, _ in told})
                 assert told[-1][0] == steps
-            eventually(lambda: ready(cluster))
+            eventually(lambda: ready(cluster), 60)
             files = [
                 len(list(Path(cluster.directory / f"{n}-state" / "trainings").iterdir()))
                 for n in NAMES
@@ -125,28 +126,31 @@ def test_thirty_kills() -> None:
     kills(40_000, [n % 3 for n in range(30)])
 
 
-def test_a_data_plane_dies_alone() -> None:
+@pytest.fixture(scope="module")
+def three() -> Iterator[LocalCluster]:
     with LocalCluster(quiet=True, parties=PARTIES) as cluster:
-        agreement, wanted = begin(cluster, "line", 800)
-        with party(cluster, "hospital-b") as one:
-            eventually(lambda: one.progress(agreement).checkpoint > 0, 30)
-            (below,) = children(cluster.pids[2])
-            os.kill(below, signal.SIGKILL)
-            eventually(lambda: one.progress(agreement).status == "done", 60)
-        with party(cluster, "coordinator") as one:
-            np.testing.assert_allclose(one.fetch(agreement)["w"], wanted, atol=CLOSE)
+        yield cluster
 
 
-def test_cancelled_and_resumed() -> None:
-    with LocalCluster(quiet=True, parties=PARTIES) as cluster:
-        agreement, wanted = begin(cluster, "line", 800)
-        with party(cluster, "hospital-a") as a, party(cluster, "coordinator") as one:
-            eventually(lambda: one.progress(agreement).checkpoint > 0, 30)
-            a.cancel(agreement)
-            told = one.progress(agreement)
-            assert (told.status, told.message) == ("cancelled", "cancelled by hospital-a")
-            time.sleep(1)
-            assert one.progress(agreement).checkpoint <= told.checkpoint + 25
-            one.run(agreement)
-            eventually(lambda: one.progress(agreement).status == "done", 60)
-            np.testing.assert_allclose(one.fetch(agreement)["w"], wanted, atol=CLOSE)
+def test_a_data_plane_dies_alone(three: LocalCluster) -> None:
+    agreement, wanted = begin(three, "plane", 800)
+    with party(three, "coordinator") as one:
+        eventually(lambda: one.progress(agreement).checkpoint > 0, 60)
+        (below,) = children(three.pids[2])
+        os.kill(below, signal.SIGKILL)
+        eventually(lambda: one.progress(agreement).status == "done", 120)
+        np.testing.assert_allclose(one.fetch(agreement)["w"], wanted, atol=CLOSE)
+
+
+def test_cancelled_and_resumed(three: LocalCluster) -> None:
+    agreement, wanted = begin(three, "cancelled", 800)
+    with party(three, "hospital-a") as a, party(three, "coordinator") as one:
+        eventually(lambda: one.progress(agreement).checkpoint > 0, 60)
+        a.cancel(agreement)
+        told = one.progress(agreement)
+        assert (told.status, told.message) == ("cancelled", "cancelled by hospital-a")
+        time.sleep(1)
+        assert one.progress(agreement).checkpoint <= told.checkpoint + 25
+        one.run(agreement)
+        eventually(lambda: one.progress(agreement).status == "done", 120)
+        np.testing.assert_allclose(one.fetch(agreement)["w"], wanted, atol=CLOSE)

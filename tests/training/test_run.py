@@ -27,7 +27,7 @@ def three() -> Iterator[LocalCluster]:
 
 
 def wait(one: TrainingParty, agreement: Agreement, status: str = "done") -> TrainingProgress:
-    eventually(lambda: one.progress(agreement).status != "running", 30)
+    eventually(lambda: one.progress(agreement).status != "running", 60)
     progress = one.progress(agreement)
     assert progress.status == status, progress.message
     return progress
@@ -162,7 +162,7 @@ def test_an_owner_withdraws_while_it_runs(three: LocalCluster) -> None:
     agreement = agreed(three, "during", 400, 400, epochs=200)
     with party(three, "coordinator") as one, party(three, "hospital-b") as b:
         one.run(agreement)
-        eventually(lambda: one.progress(agreement).checkpoint > 0, 30)
+        eventually(lambda: one.progress(agreement).checkpoint > 0, 60)
         b.withdraw(agreement)
         told = wait(one, agreement, "stopped")
         assert "hospital-b" in told.message
@@ -181,7 +181,7 @@ def test_a_contribution_is_removed_while_it_runs(three: LocalCluster) -> None:
     agreement = agreed(three, "removed", 400, 400, epochs=200)
     with party(three, "coordinator") as one:
         one.run(agreement)
-        eventually(lambda: one.progress(agreement).checkpoint > 0, 30)
+        eventually(lambda: one.progress(agreement).checkpoint > 0, 60)
         with Contributor(three.config, three.as_party("hospital-a").owner) as a:
             a.remove("removed")
         told = wait(one, agreement, "stopped")
@@ -198,7 +198,7 @@ def test_predictions_go_on_beside_a_training(three: LocalCluster) -> None:
     agreement = agreed(three, "beside", 400, 400, epochs=200)
     with party(three, "coordinator") as one, tercet.connect(three) as client:
         one.run(agreement)
-        eventually(lambda: one.progress(agreement).step > 0, 30)
+        eventually(lambda: one.progress(agreement).step > 0, 60)
         for _ in range(5):
             answer = client.predict("dense", rows)
             np.testing.assert_allclose(answer, reference(model, rows), atol=2e-3)

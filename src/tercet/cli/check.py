@@ -2,73 +2,88 @@
 
 from __future__ import annotations
 
-import json
+import runpy
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from tercet.errors import UnsupportedOperation
-from tercet.frontend.reports import LayerReport
-from tercet.protocol.replicated.cost import ReplicatedCost
-from tercet.runtime.estimate import by_source, estimate, totals
+from tercet.errors import ConfigError, TercetError
+from tercet.preflight.report import Layer, Preflight, Verdict, decimals
 
 
-def show_check(model: str, sample: Any | None, batch: int, as_json: bool) -> bool:
-    """Print a line a layer and the totals for ``batch`` rows; return whether all is supported."""
-    from tercet.api import lower
-    from tercet.frontend.keras import supported_layers
+def load_model(model: str) -> Any:
+    """Return what MODEL names: the path of a file, or the object in ``script.py:name``.
 
-    layers = supported_layers(model)
-    supported = all(layer.supported for layer in layers)
-    costs: dict[str, tuple[int, int]] = {}
-    total, error = None, ""
-    if supported:
-        try:
-            rows = None if sample is None else np.asarray(sample)
-            instructions = estimate(lower(model, sample=rows).program, batch, ReplicatedCost())
-            costs = {c.source: (c.bytes, c.rounds) for c in by_source(instructions)}
-            total = totals(instructions)
-        except UnsupportedOperation as unsupported:
-            supported, error = False, str(unsupported)
+    Raises:
+        ConfigError: if there is no such script or object.
+    """
+    path, colon, name = model.rpartition(":")
+    if not colon or not path.endswith(".py"):
+        return model
+    if not Path(path).is_file():
+        raise ConfigError(f"There is no script {path}", "Name it as script.py:model")
+    try:
+        names = runpy.run_path(path)
+    except TercetError:
+        raise
+    except Exception as error:  # the user's own script may raise anything
+        raise ConfigError(f"{path} ended with {type(error).__name__}: {error}") from error
+    if name not in names:
+        raise ConfigError(f"{path} has no {name!r}", "Assign the model to a name at its top level")
+    return names[name]
+
+
+def show_check(model: str, sample: Any | None, batch: int, scale: int, as_json: bool) -> bool:
+    """Print the report on MODEL for ``batch`` rows; return whether it can be shared."""
+    from tercet.api import check
+
+    report = check(load_model(model), sample=sample, batch=batch, scale=scale)
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "supported": supported,
-                    "error": error,
-                    "batch": batch,
-                    "bytes": total.bytes if total else None,
-                    "rounds": total.rounds if total else None,
-                    "layers": [_as_dict(layer, costs) for layer in layers],
-                }
-            )
-        )
-        return supported
+        print(msgspec.json.encode(report).decode())
+    else:
+        _show(report)
+    return report.supported
+
+
+def _show(report: Preflight) -> None:
     console = Console()
-    table = Table("layer", "kind", "supported", "bytes", "rounds")
-    for layer in layers:
-        sent, rounds = costs.get(layer.name, (0, 0))
-        verdict = "yes" if layer.supported else f"no: {layer.reason} {layer.remedy}"
-        table.add_row(layer.name, layer.kind, verdict, f"{sent:,}", str(rounds))
-    if total is not None:
+    measured = any(layer.largest is not None for layer in report.layers)
+    table = Table("layer", "kind", "runs", "bytes", "rounds", "time")
+    if measured:
+        table.add_column("largest value")
+    for layer in report.layers:
+        cells = [layer.name, layer.kind, _verdict(layer)]
+        priced = report.bytes is not None
+        cells += (
+            [f"{layer.bytes:,}", str(layer.rounds), f"{layer.share:.0%}"] if priced else [""] * 3
+        )
+        if measured:
+            cells.append("" if layer.largest is None else f"{layer.largest:.4g}")
+        table.add_row(*cells)
+    if report.bytes is not None:
         table.add_section()
-        table.add_row("total", "", f"{batch} rows", f"{total.bytes:,}", str(total.rounds))
+        table.add_row("total", "", f"{report.batch} rows", f"{report.bytes:,}", str(report.rounds))
     console.print(table)
-    if error:
-        console.print(error)
-    return supported
+    if report.lan_seconds is not None and report.wan_seconds is not None:
+        console.print(
+            f"Estimated: {decimals(report.lan_seconds)} on a LAN (0.25 ms one way, 1 Gbit/s), "
+            f"{decimals(report.wan_seconds)} on a WAN (20 ms, 100 Mbit/s); of these "
+            f"{decimals(report.compute_seconds or 0)} products of matrices"
+        )
+    for warning in report.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False)
+    if report.proposed_scale not in (None, report.scale):
+        console.print(f"Everything fits with {report.proposed_scale} fractional bits (--scale)")
+    if report.error:
+        console.print(report.error, markup=False)
 
 
-def _as_dict(layer: LayerReport, costs: dict[str, tuple[int, int]]) -> dict[str, Any]:
-    sent, rounds = costs.get(layer.name, (0, 0))
-    return {
-        "name": layer.name,
-        "kind": layer.kind,
-        "supported": layer.supported,
-        "reason": layer.reason,
-        "remedy": layer.remedy,
-        "bytes": sent,
-        "rounds": rounds,
-    }
+def _verdict(layer: Layer) -> str:
+    if layer.verdict is Verdict.REFUSED:
+        return f"not supported: {layer.reason}. {layer.remedy}"
+    if layer.verdict is Verdict.APPROXIMATED:
+        return f"approximated: {', '.join(layer.functions)} ({layer.error})"
+    return str(layer.verdict)

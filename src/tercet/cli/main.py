@@ -107,13 +107,17 @@ def local(directory: str) -> None:
 @click.option("--name", required=True, help="Name under which the model is shared.")
 @click.option("--sample", type=click.Path(), help=".npy of typical inputs: cheaper comparisons.")
 @click.option("--guard", is_flag=True, help="Tell who asks if a value left the sample's range.")
-def share(model: str, cluster_path: str, name: str, sample: str | None, guard: bool) -> None:
-    """Share a .keras or .h5 MODEL with the workers."""
+@click.option("--scale", default=16, show_default=True, help="Fractional bits.")
+def share(
+    model: str, cluster_path: str, name: str, sample: str | None, guard: bool, scale: int
+) -> None:
+    """Share MODEL with the workers: a .keras, .h5 or .pt2 file, or script.py:name."""
     from tercet import api
+    from tercet.cli.check import load_model
 
     cluster = api.Cluster.load(cluster_path)
     rows = _load_array(sample) if sample else None
-    shared = api.share(model, cluster, name, sample=rows, guard=guard)
+    shared = api.share(load_model(model), cluster, name, sample=rows, guard=guard, scale=scale)
     click.echo(f"{shared.full_name} is shared, program {shared.program_digest[:16]}")
 
 
@@ -290,15 +294,26 @@ def cluster_new(workers: tuple[str, ...], output: str) -> None:
 
 @cli.command()
 @click.argument("model", type=click.Path())
-@click.option("--sample", type=click.Path(), help=".npy of typical inputs.")
+@click.option(
+    "--data",
+    "--sample",
+    "sample",
+    type=click.Path(),
+    help=".npy of typical inputs: ranges are measured, and what may overflow is told.",
+)
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--scale", default=16, show_default=True, help="Fractional bits.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
-def check(model: str, sample: str | None, batch: int, as_json: bool) -> None:
-    """Tell, layer by layer, whether MODEL is supported and what a request will cost."""
+def check(model: str, sample: str | None, batch: int, scale: int, as_json: bool) -> None:
+    """Tell, layer by layer, whether MODEL is supported and what a request will cost.
+
+    MODEL is a .keras, .h5 or .pt2 file, or script.py:name for a model, module or traced function
+    that a script of yours makes. The exit code is 0 if it can be shared, else 1.
+    """
     from tercet.cli.check import show_check
 
     rows = _load_array(sample) if sample else None
-    sys.exit(0 if show_check(model, rows, batch, as_json) else 1)
+    sys.exit(0 if show_check(model, rows, batch, scale, as_json) else 1)
 
 
 @cli.command()

@@ -116,7 +116,9 @@ class _Flattener:
                 continue
             outputs = tuple(self.fresh(v.aval) for v in eqn.outvars)
             scope.update(zip(eqn.outvars, outputs, strict=True))
-            self.nodes.append(Node(name, eqn.params, inputs, outputs, source, eqn.primitive))
+            # A dot marks what is no primitive of JAX: an operation of PyTorch without a rule.
+            own = None if "." in name else eqn.primitive
+            self.nodes.append(Node(name, eqn.params, inputs, outputs, source, own))
         return [read(v) for v in jaxpr.outvars]
 
     def unroll(self, eqn: Foreign, inputs: Sequence[Operand], source: str) -> list[Operand]:

@@ -21,6 +21,10 @@ HINTS: dict[str, tuple[str, str]] = {
     "argmax": ("argmax", "Release the scores and take the argmax of them"),
     "argmin": ("argmin", "Release the scores and take the argmin of them"),
     "top_k": ("top-k", "Release the scores and sort them"),
+    "topk": ("top-k", "Release the scores and sort them"),
+    "rand": ("random numbers", "Draw none in inference: module.eval() turns dropout off"),
+    "rand_like": ("random numbers", "Draw none in inference: module.eval() turns dropout off"),
+    "randn_like": ("random numbers", "Draw none in inference: module.eval() turns dropout off"),
     "sort": ("sorting", "Sort one array of at most 4,096 numbers by itself"),
     "cumprod": ("cumulative product (cumprod)", "Sum logarithms, or unroll the products"),
     "cumlogsumexp": ("cumulative log-sum-exp", "Use cumsum of exponentials, then log"),
@@ -38,6 +42,8 @@ HINTS: dict[str, tuple[str, str]] = {
 
 def describe(primitive: str) -> tuple[str, str]:
     """Return a readable name of ``primitive`` and what works instead."""
-    common, remedy = HINTS.get(primitive, ("", ""))
+    # Operations of PyTorch share the names: aten.cumprod.default, higher_order.cond.
+    stem = primitive.split(".")[1] if "." in primitive else primitive
+    common, remedy = HINTS.get(stem, ("", ""))
     name = f"{common} ({primitive})" if common and common != primitive else primitive
     return name, remedy or "Leave the layer out, or compute it before encryption or after release"

@@ -186,7 +186,7 @@ def apply(
         return evaluate(node, known)
     rule = rules.get(node.name)
     if rule is None:
-        raise low.unsupported(node.name)
+        raise low.unsupported(node.name, str(node.params.get("detail", "")))
     try:
         results = rule(low, node, args)
         return [_typed(r, o) for r, o in zip(results, node.outputs, strict=True)]

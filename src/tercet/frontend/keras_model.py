@@ -12,7 +12,7 @@ import numpy as np
 from tercet.errors import ModelError
 from tercet.frontend import jax as tracing
 from tercet.frontend.foreign import Foreign
-from tercet.frontend.reports import LayerReport
+from tercet.frontend.reports import LayerReport, report
 from tercet.frontend.traced import Traced
 
 _SHAPE_REMEDY = "Give the model a keras.Input with every extent but the batch fixed"
@@ -53,18 +53,12 @@ def report_live(model: Foreign) -> list[LayerReport]:
     reports = []
     for label, layer in _layers(model):
         found = refused.pop(label, None)
-        reports.append(_report(label, type(layer).__name__, found))
+        reports.append(report(label, type(layer).__name__, found))
     # Operations outside of any layer, as of a subclassed model's own call.
     reports += [
-        _report(label or model.name, type(model).__name__, e) for label, e in refused.items()
+        report(label or model.name, type(model).__name__, e) for label, e in refused.items()
     ]
     return reports
-
-
-def _report(name: str, kind: str, error: ModelError | None) -> LayerReport:
-    if error is None:
-        return LayerReport(name, kind, True)
-    return LayerReport(name, kind, False, error.message, error.remedy)
 
 
 def untraceable(model: Foreign, error: Exception) -> ModelError:

@@ -35,12 +35,9 @@ def evaluate(node: Node, args: Sequence[Known]) -> list[Known]:
             for n, (r, o) in enumerate(zip(results, node.outputs, strict=True))
         ]
     if node.name in ("reshape", "squeeze", "expand_dims"):
-        shape = node.outputs[0].shape
-        if _repeats_first(args[0]) and shape[:1] == args[0].shape[:1]:
-            # A state that starts equal in all rows stays without a batch axis.
-            row = np.broadcast_to(_raised(args[0]), (1, *args[0].shape[1:]))
-            return [derive(text, row.reshape((1, *shape[1:])), shape, args[0])]
-        return [derive(text, args[0].full().reshape(shape), shape, args[0])]
+        return [
+            derive(text, _reshaped(args[0], node.outputs[0].shape), node.outputs[0].shape, *args)
+        ]
     if node.name == "transpose":
         (x,) = args
         array = _raised(x).transpose(node.params["permutation"])
@@ -67,6 +64,18 @@ def _bind(node: Node, operands: Sequence[Array]) -> list[Array]:
 def _raised(x: Known) -> Array:
     """Return the collapsed array with as many axes as the shape has."""
     return x.array.reshape((1,) * (len(x.shape) - x.array.ndim) + x.array.shape)
+
+
+def _reshaped(x: Known, shape: tuple[int, ...]) -> Array:
+    """Reshape, collapsed where it can be: a state that starts equal in all rows has no batch."""
+    wide = [(d, n) for d, n in zip(x.shape, _raised(x).shape, strict=True) if d != 1]
+    if [d for d, _ in wide] == [d for d in shape if d != 1]:
+        kept = iter(n for _, n in wide)
+        return x.array.reshape([1 if d == 1 else next(kept) for d in shape])
+    if _repeats_first(x) and shape[:1] == x.shape[:1]:
+        row = np.broadcast_to(_raised(x), (1, *x.shape[1:]))
+        return row.reshape((1, *shape[1:]))
+    return x.full().reshape(shape)
 
 
 def _repeats_first(x: Known) -> bool:
@@ -107,6 +116,14 @@ def _slice(node: Node, args: Sequence[Known]) -> list[Array]:
     return [array[tuple(c if a in touched else slice(None) for a, c in enumerate(cuts))]]
 
 
+def _gather(node: Node, args: Sequence[Known]) -> list[Array]:
+    x, index = args
+    numbers, places = node.params["dimension_numbers"], index.full()
+    if _repeats_first(index) and 0 not in numbers.offset_dims and not numbers.operand_batching_dims:
+        places = places[:1]
+    return _bind(node, [x.full(), places])
+
+
 def _concatenate(node: Node, args: Sequence[Known]) -> list[Array]:
     axis = node.params["dimension"]
     arrays = [_expanded(x, {axis}) for x in args]
@@ -122,6 +139,7 @@ _COLLAPSED: dict[str, Callable[[Node, Sequence[Known]], list[Array]]] = {
     "split": _split,
     "slice": _slice,
     "concatenate": _concatenate,
+    "gather": _gather,
 }
 
 

@@ -346,10 +346,12 @@ _MASKED = -(2.0**13)
 
 
 def _unmasked(value: Known) -> Known:
-    if value.taint is Taint.MODEL or not (value.array < -1e8).any():
+    # Of a stored array only what no weight can be is taken for a mask.
+    low = np.isneginf(value.array) if value.taint is Taint.MODEL else value.array < -1e8
+    if not low.any():
         return value
-    array = np.where(value.array < -1e8, _MASKED, value.array)
-    return derive("mask", array, value.shape, value)
+    array = np.where(low, _MASKED, value.array)
+    return Known(array, value.shape, value.taint, f"mask {value.key}", value.origin)
 
 
 def _trim(value: Known) -> Known:

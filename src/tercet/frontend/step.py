@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
@@ -273,11 +273,14 @@ def approximate(factor: float, relative: int) -> tuple[int, int]:
 def lower_graph(low: StepLowering, graph: Graph, arguments: Sequence[Value]) -> list[Value]:
     """Lower every node of ``graph`` on ``arguments`` and return its results."""
     from tercet.frontend.jax import apply
+    from tercet.frontend.rules import RULES
     from tercet.frontend.rules.step import STEP_RULES
 
     scope: dict[int, Value] = {v.number: a for v, a in zip(graph.arguments, arguments, strict=True)}
     scope.update({v.number: public(np.asarray(c)) for v, c in graph.constants})
-    for node in graph.nodes:
+    own = STEP_RULES.keys() - RULES.keys()  # what JAX cannot evaluate, whatever is known
+    for given in graph.nodes:
+        node = replace(given, primitive=None) if given.name in own else given
         args = [scope[i.number] if isinstance(i, Var) else public(i.value) for i in node.inputs]
         results = apply(low, node, args, STEP_RULES)
         scope.update({o.number: r for o, r in zip(node.outputs, results, strict=True)})

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tercet.errors import InputError, ModelError
+from tercet.errors import InputError, ModelError, UnsupportedOperation
 from tercet.frontend import keras_model
 from tercet.frontend.differentiable import Forward
 from tercet.frontend.foreign import Foreign
@@ -246,6 +246,7 @@ class _Trace:
             graph,
             nodes=tuple(replace(n, source=self.naming.label(n.source)) for n in graph.nodes),
         )
+        _refuse_randomness(graph)
         output = graph.results[0]
         if self.loss.final:
             graph = _without_final(graph, self.loss.final, model.name)
@@ -283,6 +284,16 @@ class _Trace:
             graph,
             nodes=tuple(replace(n, source=_layer(n.source)) for n in graph.nodes),
         )
+
+
+def _refuse_randomness(graph: Graph) -> None:
+    """Refuse draws other than those of dropout: a trace would make constants of them."""
+    for node in graph.nodes:
+        if node.name.startswith(("random_", "threefry")):
+            raise UnsupportedOperation(
+                f"Layer {node.source!r} draws random numbers, which is not supported in training",
+                "Use dropout, whose mask the workers derive from a public seed",
+            )
 
 
 def _layer(source: str) -> str:

@@ -97,11 +97,10 @@ def polynomial(
 
     ``powers`` are shares with their fractional bits; a coefficient gets what is left of ``to``.
     """
-    total: Share | None = None
-    for factor, (u, scale) in zip(coefficients[1:], powers, strict=True):
-        term = scaled(protocol, u, factor, to - scale)
-        total = term if total is None else add(protocol, total, term)
-    assert total is not None
+    factors = [
+        ring_constant(c, to - scale) for c, (_, scale) in zip(coefficients[1:], powers, strict=True)
+    ]
+    total = protocol.combine(factors, [u for u, _ in powers])
     return add_constant(protocol, total, coefficients[0], to)
 
 

@@ -19,11 +19,11 @@ from tercet.function.fixed import (
     coarse,
     fill,
     lifted,
-    polynomial,
     product,
+    ring_constant,
     rounded,
 )
-from tercet.protocol.base import Bits, Protocol, Share, subtract
+from tercet.protocol.base import Bits, Protocol, Share, Words, subtract
 from tercet.protocol.rounds import Steps, together
 
 #: Fractional bits of powers, and of sums before their truncation.
@@ -137,6 +137,18 @@ def _powers(
     return [powers[n] for n in range(1, degree + 1)]
 
 
+def _constants(row: tuple[float, ...]) -> list[np.uint64]:
+    """Return a polynomial's coefficients as ring elements, such that all terms have SUM_SCALE."""
+    return [
+        ring_constant(c, SUM_SCALE - POWER_SCALE if n else SUM_SCALE) for n, c in enumerate(row)
+    ]
+
+
+def _combination(protocol: Protocol, row: Words, powers: list[Share]) -> Share:
+    total = protocol.combine(list(row[1:]), powers)
+    return protocol.add_public(total, np.asarray(row[0]))
+
+
 def _sum(
     protocol: Protocol,
     rows: tuple[tuple[float, ...], ...],
@@ -146,12 +158,12 @@ def _sum(
     at: str,
 ) -> Steps[Share]:
     beyond = (tail, *(0.0 for _ in powers))
-    terms = [(u, POWER_SCALE) for u in powers]
-    values = [polynomial(protocol, row, terms, SUM_SCALE) for row in (*rows, beyond)]
+    words = np.array([_constants(row) for row in (*rows, beyond)])
+    steps = [_combination(protocol, row, powers) for row in words[:-1] - words[1:]]
     chosen = yield from together(
         *(
-            protocol.select(bit, cast("Share", subtract(protocol, a, b)), f"{at}/{i}")
-            for i, (bit, a, b) in enumerate(zip(below, values[:-1], values[1:], strict=True))
+            protocol.select(bit, step, f"{at}/{i}")
+            for i, (bit, step) in enumerate(zip(below, steps, strict=True))
         )
     )
     total = fill(protocol, tail, SUM_SCALE, powers[0].shape)

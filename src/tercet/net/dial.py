@@ -279,7 +279,11 @@ class PeerListener:
 
     def _greet(self, connection: TlsStream, who: PublicIdentity) -> bool:
         """Answer the hello; True if the connection is part of a link now."""
-        request = hello.read(connection)
+        try:
+            request = hello.read(connection)
+        except hello.WrongVersion:
+            hello.refuse_version(connection)
+            raise
         peer = request.sender
         claimed = self._peers.get(peer)
         if claimed is None or claimed != who or request.receiver != self._index:

@@ -40,7 +40,6 @@ BACKWARD: Final = 2
 _MAGIC: Final = b"tercet\0\1"
 _LAYOUT: Final = struct.Struct("<8sHBBBB10x16s32s")
 _MEANINGS: Final = {
-    WRONG_VERSION: "speaks another version of the worker protocol",
     WRONG_WORKER: "has another index for one of the two workers",
     WRONG_LINK: "does not know this link",
 }
@@ -49,6 +48,10 @@ _REMEDIES: Final = {
     WRONG_WORKER: "Give all three workers the same cluster.toml",
     WRONG_LINK: "It will be tried again",
 }
+
+
+class WrongVersion(TransportError):
+    """The peer speaks another version of the worker protocol."""
 
 
 class Connection(Protocol):
@@ -104,7 +107,8 @@ def read(connection: Connection) -> Hello:
     """Receive a hello.
 
     Raises:
-        TransportError: it is not one, or of another version.
+        WrongVersion: it is of another version.
+        TransportError: it is not one.
         OSError: the connection failed or ended.
     """
     data = allocate(_LAYOUT.size)
@@ -118,11 +122,20 @@ def read(connection: Connection) -> Hello:
     if magic != _MAGIC:
         raise TransportError("the peer does not speak the worker protocol", "Check the port")
     if version != VERSION:
-        raise TransportError(
+        raise WrongVersion(
             f"the peer speaks version {version} of the worker protocol, not {VERSION}",
             _REMEDIES[WRONG_VERSION],
         )
     return Hello(status, direction, sender, receiver, link_id, random)
+
+
+def refuse_version(connection: Connection) -> None:
+    """Answer a hello of another version: this one's own number tells the peer which it is.
+
+    Raises:
+        OSError: the connection failed.
+    """
+    write(connection, Hello(WRONG_VERSION, 0, 0, 0, bytes(16)))
 
 
 def ask(connection: Connection, request: Hello) -> Hello:

@@ -32,7 +32,10 @@ def product_type(x: Type, y: Type, shape: Shape) -> Type:
         "a product of values that are not shares",
     )
     most = MAX_PENDING if known else MAX_SCALE
-    require(x.scale + y.scale <= most, f"product of scales {x.scale} and {y.scale}")
+    require(
+        min(x.scale, y.scale) >= 0 and x.scale + y.scale <= most,
+        f"product of scales {x.scale} and {y.scale}",
+    )
     form = Form.PARTIAL if Form.PUBLIC not in forms else join((x, y))
     return Type(shape, x.scale + y.scale, form)
 
@@ -102,10 +105,16 @@ def _part(form: Form) -> Rule:
     return rule
 
 
+def _padded(attrs: Attributes) -> None:
+    pads = (*integers(attrs, "low"), *integers(attrs, "high"))
+    require(all(p >= 0 for p in pads), "a gradient of a convolution that crops")
+
+
 def _conv_input(types: Sequence[Type], attrs: Attributes) -> Type:
     """The gradient of ``conv`` with respect to its input: g (N, out..., O), w -> (N, in..., C)."""
     g, w = types
     space = integers(attrs, "extents")
+    _padded(attrs)
     require(len(g.shape) == len(w.shape) == len(space) + 2, "gradient of another rank")
     shape = (g.shape[0], *space, w.shape[-2] * integer(attrs, "groups"))
     require(conv_shape(shape, w.shape, attrs) == g.shape, f"gradient of shape {g.shape}")
@@ -116,6 +125,7 @@ def _conv_kernel(types: Sequence[Type], attrs: Attributes) -> Type:
     """The gradient of ``conv`` with respect to its kernel: x, g -> (window..., C/groups, O)."""
     x, g = types
     window, groups = integers(attrs, "extents"), integer(attrs, "groups")
+    _padded(attrs)
     require(len(g.shape) == len(x.shape) == len(window) + 2, "gradient of another rank")
     require(x.shape[0] > 0, "a sum over the batch axis")
     require(groups > 0 and x.shape[-1] % groups == 0, f"{x.shape[-1]} channels, {groups} groups")

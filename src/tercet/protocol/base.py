@@ -10,7 +10,7 @@ are named by it, so that the same place may be used only once in a session and s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol as Interface
 from typing import TypeAlias, TypeVar
@@ -87,6 +87,18 @@ class Protocol(ABC):
     def map(self, function: Callable[[Words], Words], x: Number) -> Number:
         """Apply an array function that is linear over Z_2^64 to ``x``."""
         return type(x)(tuple(function(p) for p in x.parts))
+
+    def combine(self, factors: Sequence[np.uint64], xs: Sequence[Share]) -> Share:
+        """Return the sum of ``factors[i] * xs[i]``: public ring elements, shares of one shape."""
+        totals = []
+        for parts in zip(*(x.parts for x in xs), strict=True):
+            total = parts[0] * factors[0]
+            scratch = np.empty_like(total)
+            for factor, part in zip(factors[1:], parts[1:], strict=True):
+                np.multiply(part, factor, out=scratch)
+                total += scratch
+            totals.append(total)
+        return Share(tuple(totals))
 
     @abstractmethod
     def add(self, x: Share | Partial, y: Share | Partial) -> Share | Partial:

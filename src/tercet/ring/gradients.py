@@ -6,7 +6,7 @@ dilated convolution written as another convolution would multiply.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,19 +44,19 @@ def conv_kernel(
     """
     # Channels first: a row of the first matrix is one channel under one tap, at all places.
     planes = np.moveaxis(_widened(x, padding, input_dilation), -1, 0)
-    taps, space = int(np.prod(window)), g.shape[1:-1]
+    space, taps = g.shape[1:-1], list(np.ndindex(*window))
     width, filters = len(planes) // groups, g.shape[-1] // groups
-    total = np.zeros((groups, width * taps, filters), np.uint64)
-    step = max(1, _PATCHES // (int(np.prod(space)) * taps * len(planes)))
-    for start in range(0, len(x), step):
-        rows = slice(start, start + step)
-        patches = _patches(planes[:, rows], space, window, strides, kernel_dilation)
+    total = np.zeros((groups, len(taps), width, filters), np.uint64)
+    for rows, some in _pieces(len(x), len(taps), int(np.prod(space)) * len(planes)):
+        patches = np.empty((len(taps[some]), len(planes), len(x[rows]), *space), np.uint64)
+        for place, patch in zip(taps[some], patches, strict=True):
+            at = _strided(place, space, strides, kernel_dilation)
+            patch[...] = planes[(slice(None), rows, *at)]
         for n in range(groups):
-            part = patches[n * width : (n + 1) * width].reshape(width * taps, -1)
+            part = patches[:, n * width : (n + 1) * width].reshape(-1, patches[0, 0].size)
             out = g[rows][..., n * filters : (n + 1) * filters].reshape(-1, filters)
-            kernels.matmul(part, out, accumulate_into=total[n])
-    shaped = np.moveaxis(total.reshape(groups, width, *window, filters), 1, -2)
-    return np.concatenate(list(shaped), axis=-1)
+            kernels.matmul(part, out, accumulate_into=total[n, some].reshape(-1, filters))
+    return np.concatenate(list(total.reshape(groups, *window, width, filters)), axis=-1)
 
 
 def conv_input(
@@ -82,30 +82,29 @@ def conv_input(
         Shape (N, *extents, C).
     """
     window, space = w.shape[:-2], g.shape[1:-1]
-    taps, width, filters = int(np.prod(window)), w.shape[-2], w.shape[-1] // groups
+    taps, width, filters = list(np.ndindex(*window)), w.shape[-2], w.shape[-1] // groups
+    flat = w.reshape(len(taps), width, -1)
     inner = [(e - 1) * d + 1 for e, d in zip(extents, input_dilation, strict=True)]
-    wide = [i + max(lo, 0) + max(hi, 0) for i, (lo, hi) in zip(inner, padding, strict=True)]
+    wide = [i + lo + hi for i, (lo, hi) in zip(inner, padding, strict=True)]
     result = np.zeros((len(g), *wide, width * groups), np.uint64)
-    step = max(1, _PATCHES // (int(np.prod(space)) * taps * width * groups))
-    for start in range(0, len(g), step):
-        rows = slice(start, start + step)
+    for rows, some in _pieces(len(g), len(taps), int(np.prod(space)) * width * groups):
         for n in range(groups):
-            kernel = w[..., n * filters : (n + 1) * filters].reshape(taps * width, filters)
+            kernel = flat[some, :, n * filters : (n + 1) * filters].reshape(-1, filters)
             out = g[rows][..., n * filters : (n + 1) * filters].reshape(-1, filters)
-            columns = kernels.matmul(out, kernel.T).reshape(-1, *space, taps, width)
+            shape = (-1, *space, len(taps[some]), width)
+            columns = kernels.matmul(out, kernel.T).reshape(shape)
             target = result[rows][..., n * width : (n + 1) * width]
-            for tap, place in enumerate(np.ndindex(*window)):
+            for number, place in enumerate(taps[some]):
                 at = _strided(place, space, strides, kernel_dilation)
-                target[(slice(None), *at)] += columns[..., tap, :]
+                target[(slice(None), *at)] += columns[..., number, :]
     cut = [
-        slice(max(lo, 0), max(lo, 0) + i, d)
-        for (lo, _), i, d in zip(padding, inner, input_dilation, strict=True)
+        slice(lo, lo + i, d) for (lo, _), i, d in zip(padding, inner, input_dilation, strict=True)
     ]
     return np.ascontiguousarray(result[(slice(None), *cut)])
 
 
 def _widened(x: Words, padding: Pairs, dilation: Sequence[int]) -> Words:
-    low, high = ([max(p[side], 0) for p in padding] for side in (0, 1))
+    low, high = zip(*padding, strict=True)
     if not any((*low, *high)) and all(d == 1 for d in dilation):
         return x
     inner = (0, *(d - 1 for d in dilation), 0)
@@ -121,17 +120,13 @@ def _strided(
     ]
 
 
-def _patches(
-    x: Words,
-    space: Sequence[int],
-    window: Sequence[int],
-    strides: Sequence[int],
-    dilation: Sequence[int],
-) -> Words:
-    """Return (C, taps, N, *space) of ``x`` (C, N, *spatial): what each tap sees."""
-    taps = int(np.prod(window))
-    result = np.empty((len(x), taps, x.shape[1], *space), np.uint64)
-    for tap, place in enumerate(np.ndindex(*window)):
-        at = _strided(place, space, strides, dilation)
-        result[:, tap] = x[(slice(None), slice(None), *at)]
-    return result
+def _pieces(rows: int, taps: int, elements: int) -> Iterator[tuple[slice, slice]]:
+    """Yield pieces of rows and of taps, so that the patches of a piece fit.
+
+    ``elements`` is the size of what one tap sees of one row.
+    """
+    some = min(taps, max(1, _PATCHES // elements))
+    step = max(1, _PATCHES // (elements * some))
+    for start in range(0, rows, step):
+        for first in range(0, taps, some):
+            yield slice(start, start + step), slice(first, first + some)

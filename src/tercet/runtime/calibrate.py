@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tercet.errors import InputError, ModelError
 from tercet.program.checks import RANGE_BITS, multiply_extents
 from tercet.program.passes.narrow import DIFFERENCES, SIGNS
 from tercet.program.program import Program, Role
+from tercet.program.types import Form
 from tercet.protocol.base import Share
 from tercet.protocol.plaintext import Plaintext
 from tercet.protocol.rounds import finish
@@ -28,22 +30,43 @@ from tercet.runtime.interpreter import Value, Words, run
 CHUNK_ELEMENTS = 1 << 23
 
 
+@dataclass(frozen=True)
+class Ranges:
+    """How large the values of a program get on a sample.
+
+    Attributes:
+        compared: for the number of each instruction that compares (0 for the first instruction)
+            the largest absolute value among what it compares, in units of the last place after
+            its shift. For a maximum, a pooling or a softmax: of its arguments, not of their
+            differences.
+        results: for the number of each instruction the largest absolute value of its result, in
+            units of the last place.
+    """
+
+    compared: dict[int, int] = field(default_factory=dict)
+    results: dict[int, int] = field(default_factory=dict)
+
+
 def calibrate(
     program: Program,
     arrays: Mapping[str, NDArray[np.float64]],
     sample: NDArray[np.floating[Any]],
 ) -> dict[int, int]:
-    """Return a bound for every comparison of ``program``.
+    """Return a bound for every comparison of ``program``: ``measure(...).compared``."""
+    return measure(program, arrays, sample).compared
+
+
+def measure(
+    program: Program,
+    arrays: Mapping[str, NDArray[np.float64]],
+    sample: NDArray[np.floating[Any]],
+) -> Ranges:
+    """Run ``program`` on a sample and return how large its values get.
 
     Args:
         program: a lowered program, before ``narrow``.
         arrays: the arrays of its weights and public inputs.
         sample: float array (rows, ...) of the shape of the client's input, at least one row.
-
-    Returns:
-        For the number of each instruction that compares (0 for the first instruction) the largest
-        absolute value among what it compares on the sample, in units of the last place after its
-        shift. For a maximum, a pooling or a softmax: of its arguments, not of their differences.
 
     Raises:
         InputError: if the sample does not fit the program's input, or holds NaN or infinity.
@@ -70,15 +93,15 @@ def calibrate(
         for number, value in enumerate(program.inputs):
             recorder.see(number, inputs[value.name])
         finish(run(program, Plaintext(), inputs, len(words), recorder.watch))
-    return recorder.bounds
+    return recorder.ranges
 
 
 class _Recorder:
-    """Keeps the largest absolute value that each comparison reads."""
+    """Keeps the largest absolute value that each comparison reads and each instruction makes."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.bounds: dict[int, int] = {}
+        self.ranges = Ranges()
         self._readers: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
         for number, instruction in enumerate(program.instructions):
             if instruction.op in SIGNS | DIFFERENCES | {"truncate"}:
@@ -93,15 +116,17 @@ class _Recorder:
 
     def see(self, value: int, held: Value) -> None:
         """Take in a value by its number in the program."""
-        if value not in self._readers:
-            return
         assert not isinstance(held, tuple)  # no prediction keeps the bits of its ReLUs
         words = held if isinstance(held, np.ndarray) else held.parts[0]
-        if not words.size:
+        made = value - len(self.program.inputs)
+        if not words.size or self.program.type_of(value).form is Form.BIT:
             return
         signed = np.ascontiguousarray(words).view(np.int64)
         low, high = int(signed.min()), int(signed.max())
-        for number, shift in self._readers[value]:
+        if made >= 0:
+            results = self.ranges.results
+            results[made] = max(results.get(made, 0), -low, high)
+        for number, shift in self._readers.get(value, ()):
             instruction = self.program.instructions[number]
             if max(-low, high) >= 1 << RANGE_BITS:
                 raise ModelError(
@@ -111,7 +136,8 @@ class _Recorder:
                 )
             if instruction.op != "truncate":
                 largest = max(-(low >> shift), high >> shift)
-                self.bounds[number] = max(self.bounds.get(number, 0), largest)
+                compared = self.ranges.compared
+                compared[number] = max(compared.get(number, 0), largest)
 
 
 def _rows(program: Program) -> int:

@@ -94,9 +94,7 @@ def open_state(state: State, names: Sequence[str]) -> list[OutputPart]:
 
 
 def _add(x: Share, y: Share) -> Share:
-    # Of one element at least: NumPy warns of scalars that wrap around.
-    pairs = (np.atleast_1d(a, b) for a, b in zip(x.parts, y.parts, strict=True))
-    return Share(tuple((a + b).reshape(x.shape) for a, b in pairs))
+    return Share(tuple(a + b for a, b in zip(x.parts, y.parts, strict=True)))
 
 
 def _refresh(session: Session, piece: int, state: State) -> Steps[State]:

@@ -86,8 +86,7 @@ class Agreements:
                 "Propose it to the three workers that it names, in their order",
             )
         digest = document_digest(document)
-        known = self._db.execute("SELECT 1 FROM agreements WHERE digest = ?", (digest,)).fetchone()
-        if known is None:
+        if not self.known(digest):
             (count,) = self._db.execute(
                 "SELECT count(*) FROM agreements WHERE proposer = ?", (proposer.fingerprint,)
             ).fetchone()
@@ -122,7 +121,7 @@ class Agreements:
         purpose = WITHDRAWAL if asked.withdraw else APPROVAL
         signer.verify(purpose, asked.digest, asked.signature)
         if not asked.withdraw:
-            self._check_withdrawn(asked.digest)
+            self.check_withdrawn(asked.digest)
         if signer.fingerprint not in self._signed(asked.digest, purpose):
             with self._registry.transaction() as db:
                 db.execute(
@@ -170,6 +169,11 @@ class Agreements:
             raise _unknown(digest)
         return read_document(row[0])
 
+    def known(self, digest: bytes) -> bool:
+        """Whether something was proposed under ``digest``."""
+        row = self._db.execute("SELECT 1 FROM agreements WHERE digest = ?", (digest,)).fetchone()
+        return row is not None
+
     def require(self, digest: bytes) -> Document:
         """Return the terms of an agreement that holds now, after verifying every signature.
 
@@ -178,7 +182,7 @@ class Agreements:
             RefusedError: naming who has not signed, has withdrawn or is not accepted any more.
         """
         terms = self.document(digest)
-        self._check_withdrawn(digest)
+        self.check_withdrawn(digest)
         listed = {identity.fingerprint for identity in self._listed()}
         signed = self._signed(digest, APPROVAL)
         for fingerprint in terms.signers:
@@ -220,7 +224,12 @@ class Agreements:
                 self._verified.clear()
             self._verified.add((digest, signer, signature))
 
-    def _check_withdrawn(self, digest: bytes) -> None:
+    def check_withdrawn(self, digest: bytes) -> None:
+        """Refuse an agreement that somebody has withdrawn from.
+
+        Raises:
+            RefusedError: naming who has.
+        """
         for certificate, signature in self._signed(digest, WITHDRAWAL).values():
             identity = PublicIdentity.from_der(certificate)
             identity.verify(WITHDRAWAL, digest, signature)

@@ -45,6 +45,9 @@ REQUEST_BYTES = 64 << 20
 #: Seconds to wait for the workers to describe a model, and to answer a request.
 DESCRIBE_TIMEOUT = 10.0
 REQUEST_TIMEOUT = 180.0
+#: Seconds for which the workers may tell different things of a model while its owner changes it.
+CHANGE_SECONDS = 5.0
+_CHANGE_POLL = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +113,22 @@ class Client:
             IntegrityError: if the workers say different things.
             TransportError: if a worker cannot be reached.
         """
-        answers = self._connection.ask_all(
-            "/v1/describe", [Describe(name)] * WORKERS, Description, DESCRIBE_TIMEOUT
-        )
-        told = {(a.id, a.program_digest, a.input_shape, a.output_shape, a.policy) for a in answers}
-        if len(told) != 1:
-            raise IntegrityError(
-                f"the workers hold different models under {name!r}",
-                "Its owner should serve or share it again",
+        deadline = time.monotonic() + CHANGE_SECONDS
+        while True:
+            answers = self._connection.ask_all(
+                "/v1/describe", [Describe(name)] * WORKERS, Description, DESCRIBE_TIMEOUT
             )
+            told = {
+                (a.id, a.program_digest, a.input_shape, a.output_shape, a.policy) for a in answers
+            }
+            if len(told) == 1:
+                break
+            if time.monotonic() > deadline:
+                raise IntegrityError(
+                    f"the workers hold different models under {name!r}",
+                    "Its owner should serve or share it again",
+                )
+            time.sleep(_CHANGE_POLL)  # its owner may be changing it just now
         self._known[name] = answers[0]
         return answers[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from tercet.errors import ConfigError, StorageError
 
 FILE = "registry.db"
+_LOCK = "lock"
 #: Counts up with each change of the schema or of the files beside it.
 FORMAT_VERSION = 2
 
@@ -67,6 +69,25 @@ def open_database(folder: Path) -> sqlite3.Connection:
             f"cannot use {folder} as a worker's state: {error}", "Check its owner and the disk"
         ) from None
     return db
+
+
+def lock_folder(folder: Path) -> int:
+    """Hold a worker's folder until the descriptor that is returned, or this process, ends.
+
+    Raises:
+        ConfigError: if another process holds it.
+        OSError: if the folder cannot be used.
+    """
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError(
+            f"{folder} is the state of a worker that runs",
+            "Give each worker a state folder of its own, or stop the other one first",
+        ) from None
+    return descriptor
 
 
 @contextlib.contextmanager

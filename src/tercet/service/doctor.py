@@ -13,12 +13,14 @@ from tercet.errors import TercetError, TransportError
 from tercet.service.config import ClusterConfig, WorkerEntry
 from tercet.service.connection import Connection
 from tercet.service.http import MAX_PROBE
-from tercet.service.messages import Description, Status
+from tercet.service.messages import Description, Line, Status
 
 #: Clocks may differ by this many seconds: a policy's expiry is a time.
 MAX_CLOCK_DIFFERENCE = 5.0
 
 _TIMEOUT = 15.0
+#: A worker gives each of its pings 10 s.
+_LINES_TIMEOUT = 150.0
 _PINGS = 5
 
 
@@ -28,7 +30,7 @@ class Check:
 
     Attributes:
         what: ``reach``, ``certificate``, ``version``, ``clock``, ``latency``, ``bandwidth``,
-            ``links`` or ``models``.
+            ``links``, ``line to NAME``, ``ready`` or ``models``.
         worker: whom it is about; empty if all three.
         ok: the verdict.
         told: what was found.
@@ -59,12 +61,14 @@ def examine(cluster: ClusterConfig, identity: Identity) -> list[Check]:
             if isinstance(state, Status):
                 checks += _healthy(entry, state, (asked + time.time()) / 2)
                 checks += _network(entry, connection)
+                if not _missing(cluster, state):
+                    checks += _lines(entry, connection)
             else:
                 checks.append(_unreachable(entry, state))
             states.append(state if isinstance(state, Status) else None)
     for entry, found in zip(cluster.worker, states, strict=True):
         if found is not None:
-            checks.append(_links(entry, found, cluster, states))
+            checks += _standing(entry, found, cluster, states)
     checks += _models([s for s in states if s is not None])
     return checks
 
@@ -138,6 +142,18 @@ def _network(entry: WorkerEntry, connection: Connection) -> Iterator[Check]:
         yield Check("latency", entry.name, False, error.message, error.remedy)
 
 
+def _lines(entry: WorkerEntry, connection: Connection) -> Iterator[Check]:
+    """Tell what a worker measures of its lines to the other two."""
+    try:
+        (lines,) = connection.ask_all("/v1/lines", [None], list[Line], _LINES_TIMEOUT)
+    except TercetError as error:
+        yield Check("lines", entry.name, False, error.message, error.remedy)
+        return
+    for line in lines:
+        told = f"{line.latency * 1e3:.1f} ms there and back, {line.bandwidth * 8 / 1e6:.0f} Mbit/s"
+        yield Check(f"line to {line.peer}", entry.name, True, told, value=line.bandwidth)
+
+
 def _probe(connection: Connection, body: bytes) -> float:
     """Return the seconds that a worker takes to receive ``body`` and answer."""
     started = time.perf_counter()
@@ -145,24 +161,44 @@ def _probe(connection: Connection, body: bytes) -> float:
     return time.perf_counter() - started
 
 
-def _links(
+def _missing(cluster: ClusterConfig, state: Status) -> list[WorkerEntry]:
+    """Return the workers to which a worker has no link."""
+    return [e for e in cluster.worker if e.name != state.name and e.name in state.waiting_for]
+
+
+def _standing(
     entry: WorkerEntry, state: Status, cluster: ClusterConfig, states: Sequence[Status | None]
-) -> Check:
-    """Judge a worker's links to the other two, of which only it can tell."""
+) -> Iterator[Check]:
+    """Judge a worker's links to the others, of which only it can tell, and what else it lacks."""
     others = [e for e in cluster.worker if e.name != entry.name]
-    if not state.waiting_for:
-        return Check("links", entry.name, True, f"to {others[0].name} and {others[1].name} stand")
     running = {s.name for s in states if s is not None}
-    missing = [e for e in others if e.name in state.waiting_for]
-    remedies = [
-        f"Let {entry.name} and {e.name} reach each other at {e.address} and {e.data_address} and "
-        "at their own, with the same cluster.toml; see their logs"
-        if e.name in running
-        else f"Bring {e.name} back first"
-        for e in missing
-    ]
-    names = " and ".join(e.name for e in missing)
-    return Check("links", entry.name, False, f"no link to {names}", "; ".join(remedies))
+    if missing := _missing(cluster, state):
+        remedies = [
+            f"Let {entry.name} and {e.name} reach each other at {e.address} and {e.data_address} "
+            "and at their own, with the same cluster.toml; see their logs"
+            if e.name in running
+            else f"Bring {e.name} back first"
+            for e in missing
+        ]
+        names = " and ".join(e.name for e in missing)
+        yield Check("links", entry.name, False, f"no link to {names}", "; ".join(remedies))
+        return
+    yield Check("links", entry.name, True, f"to {others[0].name} and {others[1].name} stand")
+    faults = [f"{m.full_name}: {m.fault}" for m in state.models if m.fault]
+    if not state.waiting_for:
+        yield Check("ready", entry.name, True, "holds what the others hold, loaded")
+    elif faults:
+        remedy = f"Restore {entry.name}'s state folder from its backup, or share the model again"
+        yield Check("ready", entry.name, False, "; ".join(faults), remedy)
+    else:
+        yield Check(
+            "ready",
+            entry.name,
+            False,
+            f"waits for {', '.join(state.waiting_for)}",
+            "Wait some seconds (--wait 10); if it stays so, see its log, and let the owner remove "
+            "and share again what the workers hold differently",
+        )
 
 
 def _models(states: Sequence[Status]) -> Iterator[Check]:

@@ -40,7 +40,7 @@ from tercet.service.messages import (
 from tercet.service.metrics import METRICS_TYPE
 from tercet.service.peers import PATH
 from tercet.service.roster import Lists
-from tercet.service.rounds import Body
+from tercet.service.round_contributions import Body
 from tercet.service.sum_messages import HEAD_BYTES, AskSum, Contribute
 from tercet.service.terms import MAX_DOCUMENT
 from tercet.service.training_messages import Ask, Attach
@@ -117,6 +117,10 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         gate.caller(request, gate.all)
         return len(await _body(request, MAX_PROBE))
 
+    async def lines(request: web.Request) -> object:
+        gate.caller(request, gate.all)
+        return await worker.lines.measure()
+
     async def describe(request: web.Request) -> object:
         reader = gate.caller(request, gate.members).fingerprint
         return worker.describe(decode(await _body(request, MAX_SMALL), Describe).name, reader)
@@ -134,7 +138,8 @@ def application(worker: Worker, gate: Gate) -> web.Application:
 
     async def commit(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        return worker.ownership.commit(owner, decode(await _body(request, MAX_SMALL), Commit).id)
+        body = await _body(request, MAX_SMALL)
+        return await worker.ownership.commit(owner, decode(body, Commit).id)
 
     async def change(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
@@ -251,6 +256,7 @@ def application(worker: Worker, gate: Gate) -> web.Application:
     for path, handler in (
         ("/v1/status", status),
         ("/v1/probe", probe),
+        ("/v1/lines", lines),
         ("/v1/metrics", metrics),
         ("/v1/describe", describe),
         ("/v1/share/version", version),

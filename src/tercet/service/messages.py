@@ -288,6 +288,14 @@ class Agreed(msgspec.Struct, frozen=True):
     created: float = 0.0
 
 
+class Line(msgspec.Struct, frozen=True):
+    """The line from a worker to ``peer``: seconds there and back, bytes a second to it."""
+
+    peer: str
+    latency: float
+    bandwidth: float
+
+
 # Between workers, on their control link.
 
 
@@ -354,6 +362,27 @@ class Counted(msgspec.Struct, frozen=True, tag=True):
     requests: list[CountedRequest]
 
 
+class Ping(msgspec.Struct, frozen=True, tag=True):
+    """Answer with the same number; ``load`` takes its time on the line."""
+
+    number: int
+    load: bytes
+
+
+class Pong(msgspec.Struct, frozen=True, tag=True):
+    """Your ping has come."""
+
+    number: int
+
+
+class Leave(msgspec.Struct, frozen=True, tag=True):
+    """I stop, and take no more requests: say when you have answered those that were counted."""
+
+
+class Farewell(msgspec.Struct, frozen=True, tag=True):
+    """I need you no more."""
+
+
 PeerMessage = (
     Offer
     | Withdraw
@@ -361,6 +390,10 @@ PeerMessage = (
     | Accepted
     | Inventory
     | Counted
+    | Ping
+    | Pong
+    | Leave
+    | Farewell
     | TrainSteps
     | FinishTraining
     | Standing

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from math import prod
 
 from tercet.crypto.identity import PublicIdentity
@@ -39,6 +39,7 @@ class Ownership:
         agreement: compares with the peers.
         peers: indices of the two others.
         moved: called with the ids of models that were committed, changed or removed.
+        settled: waits until all three hold these models alike, ready for use.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class Ownership:
         agreement: Agreement,
         peers: Sequence[int],
         moved: Callable[[Sequence[bytes]], None],
+        settled: Callable[[Sequence[bytes]], Awaitable[None]],
     ) -> None:
         self._index = index
         self._registry = registry
         self._agreement = agreement
         self._peers = peers
         self._moved = moved
+        self._settled = settled
         self._changing: dict[bytes, list[bytes]] = {}
 
     def under_way(self) -> set[bytes]:
@@ -109,25 +112,30 @@ class Ownership:
         )
         _log.info("model %s@%d of %s prepared", request.name, request.version, owner.name)
 
-    def commit(self, owner: PublicIdentity, model: bytes) -> Description:
-        """Make a prepared model visible and load it.
+    async def commit(self, owner: PublicIdentity, model: bytes) -> Description:
+        """Make a prepared model visible and load it; return when all three are ready for it.
 
         Raises:
             NotFoundError: if it was not prepared lately.
+            WorkerError: if its shares cannot be loaded.
         """
         committed = self._registry.commit(model, owner.fingerprint)
         self._moved([model])
         _log.info("model %s of %s shared", committed.label, owner.name)
+        await self._settled([model])
         return committed.describe(owner.fingerprint)
 
     async def change(self, owner: PublicIdentity, asked: Change) -> Description:
         """Serve, stop or remove a model; only its owner may, and all three workers alike.
+
+        Returns when all three are ready with what was asked.
 
         Raises:
             NotFoundError: if the caller owns no model of that name.
             RefusedError, InputError: if the policy makes no sense for the model.
             IntegrityError: if the owner tells the workers different things.
             BusyError: if another change of the same model is under way.
+            WorkerError: if the model cannot be used here under the new policy.
         """
         check_id(asked.id)
         try:
@@ -159,6 +167,7 @@ class Ownership:
             del self._changing[asked.id]
         self._moved(ids)
         _log.info("model %s of %s: %s", asked.name, owner.name, _told(asked))
+        await self._settled(ids)
         latest = models[-1]
         if not asked.remove:
             latest = self._registry.by_id(latest.id)

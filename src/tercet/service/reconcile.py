@@ -127,6 +127,13 @@ class Reconciler:
                 told.append(f"{self._names[peer]} to hold the same of {what}")
         return told
 
+    def agreed(self, models: Sequence[bytes], kept: Sequence[Model]) -> bool:
+        """Return whether the peers that have a link hold, of ``models``, what is ``kept`` here."""
+        mine = _standing(map(_held, kept))
+        return all(
+            _standing(held[m] for m in models if m in held) == mine for held in self._held.values()
+        )
+
     def _inventory(self) -> list[Held]:
         return [_held(m) for m in self._registry.models(prepared=True)]
 

@@ -11,6 +11,7 @@ was killed in between into line with the others.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import time
 from collections import deque
@@ -27,7 +28,7 @@ from tercet.program.verify import decode
 from tercet.service import audit, counts, proposals
 from tercet.service.audit import Event
 from tercet.service.counts import Request
-from tercet.service.database import open_database, transaction
+from tercet.service.database import lock_folder, open_database, transaction
 from tercet.service.messages import Change, Policy
 from tercet.service.model import Model
 from tercet.service.proposals import Proposal
@@ -63,10 +64,14 @@ class Registry:
         self._db = open_database(folder)
         self._files = folder / "models"
         try:
+            self._lock = lock_folder(folder)
             self._files.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             self._db.close()
             raise ConfigError(f"cannot use {self._files}: {error}", "Check its owner") from None
+        except ConfigError:
+            self._db.close()
+            raise
         self._changed = changed
         self._known: dict[bytes, Model] = {}  # what the database holds, until the next change
         self._programs: dict[tuple[bytes, Release], tuple[Program, bytes, str]] = {}
@@ -81,6 +86,7 @@ class Registry:
         with contextlib.suppress(Exception):
             self.flush()
         self._db.close()
+        os.close(self._lock)
 
     @property
     def database(self) -> sqlite3.Connection:
@@ -203,10 +209,16 @@ class Registry:
         Raises:
             NotFoundError: if there is none of that id.
         """
+        if (found := self.find(model)) is None:
+            raise NotFoundError("the model is not shared here", "It may have been removed")
+        return found
+
+    def find(self, model: bytes) -> Model | None:
+        """Return the committed model of an id, if there is one."""
         if model not in self._known:
             found = self._find(model)
             if found is None or not found.committed:
-                raise NotFoundError("the model is not shared here", "It may have been removed")
+                return None
             self._known[model] = found
         return self._known[model]
 
@@ -245,8 +257,12 @@ class Registry:
         Raises:
             NotFoundError: if there is none.
         """
-        bare = asked.name.rpartition("/")[2]
-        found = [m for m in self._named(bare) if m.owner_key == owner_key]
+        owner, slash, bare = asked.name.rpartition("/")
+        found = [
+            m
+            for m in self._named(bare)
+            if m.owner_key == owner_key and (not slash or m.owner == owner)
+        ]
         if not found:
             raise _unknown(asked.name)
         if asked.remove:

@@ -54,6 +54,8 @@ class Trainer:
         """
         held = self._held
         if held is None or held.agreement != job.agreement:
+            if not job.package:
+                raise _not_held()
             self._held = None  # before as much again is read
             programs = read_package(job.package)
             if programs.training.digest() != job.digest:
@@ -63,10 +65,7 @@ class Trainer:
             held = self._held = _Training(job.agreement, programs, rows, shuffle)
         if held.position != job.start or held.state is None:
             if job.state is None:
-                raise WorkerError(
-                    "the state to go on from is not held here",
-                    "The training goes on from its last checkpoint by itself",
-                )
+                raise _not_held()
             held.state, held.position = _read(job.state, self._index), job.start
 
     def run(self, session: Session, job: TrainJob, timeout: float) -> Done:
@@ -140,6 +139,13 @@ class Rows:
 def _read(file: File, index: int) -> State:
     pair, _ = read_summands(Path(file.path), file.id, index, 0, file.digests)
     return {name: expand(pair, name, t.shape) for name, t in file.tensors.items()}
+
+
+def _not_held() -> WorkerError:
+    return WorkerError(
+        "the state to go on from is not held here",
+        "The training goes on from its last checkpoint by itself",
+    )
 
 
 def _bytes(words: NDArray[np.uint64]) -> bytes:

@@ -153,7 +153,7 @@ class TrainJob(msgspec.Struct, frozen=True, tag=True):
     Attributes:
         number: of the job.
         agreement: digest of the agreement.
-        package: its programs, encoded.
+        package: its programs, encoded; empty if the data plane should have them.
         digest: of the training in it.
         nonces: of the session.
         start: where from: the data plane has that state, or finds it in ``state``.

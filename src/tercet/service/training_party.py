@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tercet.errors import IntegrityError
+from tercet.errors import InputError, IntegrityError
 from tercet.protocol.replicated.sharing import combine
 from tercet.ring.fixed import decode
 from tercet.service.config import WORKERS
@@ -144,7 +144,7 @@ def _metrics(told: Sequence[Sequence[Metric]], rows: int) -> dict[str, list[tupl
     opened: dict[str, list[tuple[int, float]]] = {}
     for key, metric in held[0].items():
         if all(key in h for h in held):
-            total = decode(combine([h[key].part for h in held], ()), metric.scale)
+            total = decode(combine([h[key].part for h in held], (1,)), metric.scale)
             count = rows * (metric.last - metric.first)
-            opened.setdefault(metric.name, []).append((metric.last, float(total) / count))
+            opened.setdefault(metric.name, []).append((metric.last, float(total[0]) / count))
     return opened

@@ -154,10 +154,11 @@ class Runs:
         run = self.check_steps(asked)
         terms = run.terms
         _, data = self.contributions(terms)
+        package = b"" if asked.start == run.position else run.package
         end = asked.start.step + asked.steps
         save = end == terms.steps or end % terms.checkpoint == 0
         return TrainJob(
-            0, run.agreement, run.package, self.program_digest(asked), nonces, asked.start,
+            0, run.agreement, package, self.program_digest(asked), nonces, asked.start,
             self.state_file(run, asked.start), asked.id, asked.steps, terms.seed, terms.metrics,
             end == terms.steps,
             [

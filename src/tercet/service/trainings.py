@@ -15,6 +15,7 @@ itself, in new sessions.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -38,7 +39,7 @@ from tercet.service.training_messages import (
     TrainSteps,
 )
 from tercet.service.training_runs import Run, Runs
-from tercet.service.training_store import CANCELLED, DONE, RUNNING, STOPPED
+from tercet.service.training_store import DONE, RUNNING, STOPPED
 
 _log = logging.getLogger("tercet.worker")
 
@@ -49,6 +50,8 @@ _FIRST_STEPS = 2
 _MAX_STEPS = 10_000
 #: Failures in a row that may pass, such as a worker that is lost and comes back.
 MAX_FAILURES = 20
+#: What worker 0 may have announced at a time; it announces one thing.
+_MAX_TAKEN = 16
 _PAUSE = 0.5
 _IDLE = 1.0
 
@@ -112,15 +115,13 @@ class Trainings:
     # What the rest of the worker tells and asks.
 
     def agreement_changed(self, digest: bytes) -> None:
-        """A party signed or withdrew: what must not go on stops, and is not kept."""
+        """A party signed or withdrew: what was withdrawn stops, and nothing of it is kept."""
         run = self._runs.all.get(digest)
         if run is None:
             return
         try:
-            self._runs.agreements.require(digest)
+            self._runs.agreements.check_withdrawn(digest)
         except RefusedError as error:
-            if run.status not in (RUNNING, CANCELLED, STOPPED, DONE):
-                return
             if run.status != DONE:
                 self._runs.set_status(run, STOPPED, error.message)
             self._runs.store.keep_only(digest, [])
@@ -140,11 +141,13 @@ class Trainings:
 
     def received(self, peer: int, message: TrainSteps | FinishTraining | Standing) -> None:
         """Take a message of a peer; only worker 0 leads."""
-        if isinstance(message, Standing):
+        if not self._runs.agreements.known(message.agreement):
+            _log.warning("a peer speaks of an agreement that was not proposed here")
+        elif isinstance(message, Standing):
             self._standing.setdefault(peer, {})[message.agreement] = message
             self._prune(message.agreement)
             self._wake.set()
-        elif peer == 0:
+        elif peer == 0 and len(self._tasks) < _MAX_TAKEN:
             self._spawn(self._taken(message))
 
     # Leading: worker 0 alone.
@@ -152,24 +155,29 @@ class Trainings:
     async def _lead(self) -> None:
         """Take the oldest training that can go on a chunk further, again and again."""
         while True:
-            run = next((r for r in self._runs.all.values() if self._ready(r)), None)
-            if run is None:
-                self._wake.clear()
-                try:
-                    async with asyncio.timeout(_IDLE):
-                        await self._wake.wait()
-                except TimeoutError:
-                    continue
-                continue
-            message = self._next(run)
             try:
-                for peer in self._peers:
-                    self._means.send(peer, message)
-            except TransportError:
+                went = await self._lead_once()
+            except Exception as error:  # what is wrong now may be right in a while
+                _log.warning(
+                    "no training goes on: %s", error, exc_info=not isinstance(error, TercetError)
+                )
+                went = False
+            if not went:
                 await asyncio.sleep(_PAUSE)
-                continue
-            if not await self._taken(message):
-                await asyncio.sleep(_PAUSE)
+
+    async def _lead_once(self) -> bool:
+        """Take a training a chunk further, or wait; return whether all went well."""
+        run = next((r for r in self._runs.all.values() if self._ready(r)), None)
+        if run is None:
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_IDLE):
+                    await self._wake.wait()
+            return True
+        message = self._next(run)
+        for peer in self._peers:
+            self._means.send(peer, message)
+        return await self._taken(message)
 
     def _ready(self, run: Run) -> bool:
         """Whether all three are to run it, or some have still to hear that it is done."""
@@ -243,9 +251,12 @@ class Trainings:
                 str(asked.steps),
             )  # fmt: skip
             nonces = await self._agreement.agree(asked.id, bound, dict.fromkeys(self._peers, b""))
-            run.position = None
-            done = await self._means.train(asked, nonces)
-            self._record(run, asked, done)
+            try:
+                done = await self._means.train(asked, nonces)
+                self._record(run, asked, done)
+            except BaseException:
+                run.position = None
+                raise
             run.seconds = (time.monotonic() - started) / asked.steps
         if done.saved is not None:
             self._tell(run, self._peers)

@@ -40,6 +40,8 @@ from tercet.service.counts import Request
 from tercet.service.dataplane import Peer, Setup
 from tercet.service.dataprocess import DataProcess
 from tercet.service.failures import to_error
+from tercet.service.leaving import Leaving
+from tercet.service.lines import Lines
 from tercet.service.logs import Style
 from tercet.service.messages import (
     Accepted,
@@ -48,10 +50,14 @@ from tercet.service.messages import (
     Counted,
     Description,
     Done,
+    Farewell,
     Inventory,
     Job,
+    Leave,
     Load,
     PeerMessage,
+    Ping,
+    Pong,
     Predict,
     Run,
     Status,
@@ -85,6 +91,9 @@ MAX_HELD = 1 << 30
 MAX_QUEUE = 512
 #: Seconds that requests under way have when the worker is told to stop.
 STOP_SECONDS = 10.0
+#: Seconds for which an owner's answer waits until all three workers are ready with what was asked.
+SETTLE_SECONDS = 10.0
+_SETTLE_POLL = 0.005
 #: Longest wait that a busy worker asks for.
 _MAX_RETRY = 60
 _TICK = 1.0
@@ -141,8 +150,14 @@ class Worker:
         self.metrics = Metrics()
         self.registry = Registry(state, self._changed)
         self.links = PeerLinks(index, identity, cluster.worker, self._received, self._link_changed)
+        self.lines = Lines(self._names, self._peers, self.links.send)
+        self._leaving = Leaving(
+            self.links.send, lambda: self.links.connected, lambda: not self._running
+        )
         self._agreement = Agreement(index, self._names, self.links.send)
-        self.ownership = Ownership(index, self.registry, self._agreement, self._peers, self._reload)
+        self.ownership = Ownership(
+            index, self.registry, self._agreement, self._peers, self._reload, self._settled
+        )
         self.agreements = Agreements(
             self.registry,
             [w.identity.fingerprint for w in cluster.worker],
@@ -208,11 +223,15 @@ class Worker:
         self._ticker = asyncio.create_task(self._tick())
 
     async def drain(self) -> None:
-        """Take no more requests and wait for those under way, ``STOP_SECONDS`` at most."""
+        """Take no more requests and wait for those under way, the peers' too.
+
+        ``STOP_SECONDS`` at most.
+        """
         self._stopping = True
         deadline = time.monotonic() + STOP_SECONDS
         while self._under_way() and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
+        await self._leaving.part(deadline)
 
     async def stop(self) -> None:
         """End links and data plane; what waits is refused."""
@@ -313,6 +332,7 @@ class Worker:
                 self._answered[model.id] += 1
             finally:
                 self._running.pop(request.id, None)
+                self._leaving.check()
         finally:
             self._open[client.fingerprint] -= 1
             self._held[client.fingerprint] -= size
@@ -402,6 +422,10 @@ class Worker:
             self.rounds.received(peer, message)
         elif isinstance(message, TrainSteps | FinishTraining | Standing):
             self.trainings.received(peer, message)
+        elif isinstance(message, Ping | Pong):
+            self.lines.received(peer, message)
+        elif isinstance(message, Leave | Farewell):
+            self._leaving.received(peer, message)
         elif isinstance(message, Withdraw):
             refusal = to_error(message.reason, self._names[peer])
             self.rounds.withdraw(message.id, refusal)
@@ -524,8 +548,27 @@ class Worker:
                 command = self._load(self.registry.by_id(model))
             except TercetError:
                 command = Unload(model)
-                self._plane().loaded.pop(model, None)
+            self._plane().loaded.pop(model, None)
             self._plane().send(command)
+
+    async def _settled(self, models: Sequence[bytes]) -> None:
+        """Wait until the peers hold these models alike and the data plane has loaded them.
+
+        ``SETTLE_SECONDS`` at most, and not for a peer that is lost: what was done stands.
+
+        Raises:
+            WorkerError: if the data plane cannot load one.
+        """
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < deadline:
+            loaded = self._plane().loaded
+            kept = [m for m in map(self.registry.find, models) if m is not None]
+            for model in kept:
+                if (fault := loaded.get(model.id)) is not None:
+                    raise to_error(fault, f"worker {self.name} cannot use model {model.name!r}")
+            if all(m.id in loaded for m in kept) and self._reconciler.agreed(models, kept):
+                return
+            await asyncio.sleep(_SETTLE_POLL)
 
     def _changed(self) -> None:
         self._reconciler.changed()

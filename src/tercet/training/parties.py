@@ -5,11 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tercet.crypto.prg import fresh
-from tercet.errors import InputError, NotFoundError, RefusedError, TransportError, WorkerError
+from tercet.errors import (
+    InputError,
+    NotFoundError,
+    RefusedError,
+    TercetError,
+    TransportError,
+    WorkerError,
+)
 from tercet.program.training import MAX_STEPS
 from tercet.service.cluster import Cluster
 from tercet.service.contributor import Contributor
@@ -98,10 +106,12 @@ class Training:
             TransportError: if a worker stays away.
         """
         lost: float | None = None
+        told: dict[str, list[tuple[int, float]]] = {}
+        step = 0
         with self._party() as party:
             while True:
                 try:
-                    progress = party.progress(self.agreement)
+                    progress = party.progress(self.agreement, step)
                     lost = None
                 except TransportError:
                     lost = lost or time.monotonic()
@@ -109,6 +119,14 @@ class Training:
                         raise
                     time.sleep(_POLL)
                     continue
+                if progress.step < step:  # it goes on from a checkpoint: all is told again
+                    told, step = {}, 0
+                    progress = replace(progress, metrics={})
+                for name, values in progress.metrics.items():
+                    new = [(s, v) for s, v in values if s <= progress.step]
+                    told[name] = [*told.get(name, []), *new]
+                step = max([v[-1][0] for v in told.values() if v], default=0)
+                progress = replace(progress, metrics={n: list(v) for n, v in told.items()})
                 watch(progress)
                 if progress.status == DONE:
                     return progress
@@ -200,9 +218,8 @@ def propose(
         given = _find_data(contributor.contributions(), data)
         steps = _steps(given, epochs, batch_size, columns)
         traced = trace(model, batch_size, steps, metrics, release != METRICS)
-        states = contributor.deposit(
-            f"{name[:60]}.start.{fresh(8).hex()}", traced.state, traced.tensors
-        )
+        start = f"{name[:60]}.start.{fresh(8).hex()}"
+        states = contributor.deposit(start, traced.state, traced.tensors)
     signers = dict.fromkeys([owner.fingerprint, *(g.owner_key for g in given)])
     opened = tuple(receivers or (owner.fingerprint,)) if release == MODEL else ()
     terms = TrainingTerms(
@@ -224,11 +241,16 @@ def propose(
         receivers=opened,
         weights=traced.weights if opened else (),
     )
-    check_fit(read_package(traced.package), terms, states, given)
-    with TrainingParty(cluster.config, owner) as party:
-        agreement = party.propose(terms)
-        party.attach(agreement, traced.package)
-        return Training(cluster, party.approve(agreement))
+    try:
+        check_fit(read_package(traced.package), terms, states, given)
+        with TrainingParty(cluster.config, owner) as party:
+            agreement = party.propose(terms)
+            party.attach(agreement, traced.package)
+            return Training(cluster, party.approve(agreement))
+    except TercetError:
+        with Contributor(cluster.config, owner) as contributor:
+            contributor.remove(start)
+        raise
 
 
 def fit(

@@ -1,0 +1,1 @@
+"""What a model will need, before anything of it is shared."""
