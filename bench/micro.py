@@ -12,9 +12,7 @@ cores.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import os
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -22,14 +20,13 @@ from typing import Any
 import numpy as np
 
 from bench.common import Part, Target, main, spread, times
-from tercet.crypto.identity import Identity
+from bench.parties import run_parties, slowest
 from tercet.function.exponential import exp
 from tercet.function.gates import gelu
 from tercet.function.odd import sigmoid
 from tercet.function.reciprocal import reciprocal
 from tercet.function.softmax import softmax
 from tercet.net.link import TlsTransport
-from tercet.net.sockets import bind
 from tercet.protocol.base import Protocol, Share
 from tercet.protocol.replicated.sharing import deal, expand
 from tercet.protocol.rounds import Steps
@@ -81,54 +78,18 @@ def positive(protocol: Protocol, x: Share, scale: int, bits: int, at: str) -> St
 
 def measure(operation: Operation, values: list[np.ndarray], repeats: int) -> dict[str, Any]:
     """Run an operation ``repeats`` times among three processes; worker 0 reports."""
-    identities = [Identity.generate(f"worker{i}") for i in range(3)]
-    sockets = [bind("127.0.0.1", 0) for _ in range(3)]
-    ports = [s.getsockname()[1] for s in sockets]
     dealt = deal({str(n): v for n, v in enumerate(values)})
-    read, write = os.pipe()
-    ended, finish = os.pipe()
-    children = []
-    for index in range(3):
-        child = os.fork()
-        if child == 0:
-            try:
-                os.close(finish)
-                peers = {
-                    p: ("127.0.0.1", ports[p], identities[p].public) for p in range(3) if p != index
-                }
-                transport = TlsTransport(index, identities[index], peers, sockets[index])
-                shares = [expand(dealt[index], str(n), v.shape) for n, v in enumerate(values)]
-                os.write(write, json.dumps(_party(transport, operation, shares, repeats)).encode())
-                os.close(write)
-                os.read(ended, 1)  # nobody goes before all are done
-            finally:
-                os._exit(0)
-        children.append(child)
-    os.close(write)
-    os.close(ended)
-    for socket in sockets:
-        socket.close()
-    with os.fdopen(read) as file:
-        decoder, text, reports = json.JSONDecoder(), file.read(), []
-        while text:
-            report, end = decoder.raw_decode(text)
-            reports.append(report)
-            text = text[end:]
-    os.close(finish)
-    for child in children:
-        os.waitpid(child, 0)
-    return {
-        "seconds": [max(s) for s in zip(*(r["seconds"] for r in reports), strict=True)],
-        "bytes": sum(r["bytes"] for r in reports),
-        "rounds": reports[0]["rounds"],
-    }
+
+    def party(transport: TlsTransport, index: int) -> dict[str, Any]:
+        shares = [expand(dealt[index], str(n), v.shape) for n, v in enumerate(values)]
+        return _party(transport, operation, shares, repeats)
+
+    return slowest(run_parties(party))
 
 
 def _party(
     transport: TlsTransport, operation: Operation, shares: list[Share], repeats: int
 ) -> dict[str, Any]:
-    transport.start()
-    transport.wait_ready(20)
     seconds, bytes_sent, rounds = [], 0, 0
     for number in range(repeats + 1):
         nonces = [hashlib.sha256(f"{w} {number}".encode()).digest() for w in range(3)]

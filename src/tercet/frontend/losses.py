@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tercet.errors import ModelError, UnsupportedOperation
-from tercet.frontend.differentiable import larger, relu, softmax
+from tercet.frontend.derivatives import larger, relu, softmax
 from tercet.frontend.foreign import Foreign
 from tercet.frontend.primitives import bind
 

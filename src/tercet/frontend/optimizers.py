@@ -43,6 +43,8 @@ GRADIENT_LOG2, FACTOR_LOG2 = 10, 6
 _HEADROOM = 4
 #: Bits of the numbers that a step brings.
 _MANTISSA = 12
+#: Relative accuracy of a momentum and of 1 - beta_1.
+_MOMENTUM_BITS = 18
 #: Relative accuracy of 1 - beta_2: more bits would overflow beside a large square.
 _DECAY_BITS = 10
 
@@ -175,15 +177,21 @@ class Optimizer:
         momentum = self.settings["momentum"]
         if not momentum:
             return low.to_scale(change, STATE_SCALE)
-        name = f"{weight.name}/momentum"
-        old = self.slot(low, name, weight.value, STATE_SCALE)
         # The slot holds minus what Keras holds: what is to be taken off the weight.
-        new = low.to_scale(_secret(low.add(low.times(old, momentum, 14), change)), STATE_SCALE)
-        self.slots.append((name, old, new))
+        new = self._with_momentum(low, weight, change)
         if not self.settings["nesterov"]:
             return new
-        ahead = _secret(low.add(low.times(new, momentum, 14), change))
+        ahead = low.add_small(low.times(new, momentum, _MOMENTUM_BITS), change)
         return low.to_scale(ahead, STATE_SCALE)
+
+    def _with_momentum(self, low: StepLowering, weight: Weight, change: Secret) -> Secret:
+        """Update the slot of the momentum and return it."""
+        name = f"{weight.name}/momentum"
+        old = self.slot(low, name, weight.value, STATE_SCALE)
+        kept = low.times(old, self.settings["momentum"], _MOMENTUM_BITS)
+        new = low.to_scale(low.add_small(kept, change), STATE_SCALE)
+        self.slots.append((name, old, new))
+        return new
 
     def _mean_square(self, low: StepLowering, weight: Weight, g: Secret, decay: float) -> Secret:
         """Update the mean square; return it plus epsilon squared (RMSprop: plus epsilon)."""
@@ -213,7 +221,7 @@ class Optimizer:
         name = f"{weight.name}/mean"
         old = self.slot(low, name, weight.value, STATE_SCALE)
         first, second = self.settings["beta_1"], self.settings["beta_2"]
-        moved = low.times(_secret(low.sub(g, old)), 1 - first, 14)
+        moved = low.times(_secret(low.sub(g, old)), 1 - first, _MOMENTUM_BITS)
         new = _secret(low.add(old, low.to_scale(moved, STATE_SCALE)))
         self.slots.append((name, old, new))
         multiplier, bits = approximate(1 - second, _DECAY_BITS)
@@ -240,11 +248,7 @@ class Optimizer:
         momentum = self.settings["momentum"]
         if not momentum:
             return low.to_scale(change, STATE_SCALE)
-        name = f"{weight.name}/momentum"
-        old = self.slot(low, name, weight.value, STATE_SCALE)
-        new = low.to_scale(_secret(low.add(low.times(old, momentum, 14), change)), STATE_SCALE)
-        self.slots.append((name, old, new))
-        return new
+        return self._with_momentum(low, weight, change)
 
 
 def optimizer_of(model: Foreign, steps: int, rows: int) -> Optimizer:

@@ -31,6 +31,9 @@ WINDOW = 31
 #: Fractional bits with which a root is taken, if there are more than 24: it reaches 2^16 then.
 ROOT_SCALE, NARROW_SCALE = 30, 24
 _WIDE_WINDOW = 48
+#: Probabilities keep more bits: their errors have a sign, and p - y is summed over many steps.
+FINE_SCALE = 20
+_FINE = frozenset({"softmax", "log_softmax", "sigmoid"})
 #: Most fractional bits of a product: leaves 18 bits before the point.
 _PRODUCT_SCALE = 44
 _LINEAR = frozenset(
@@ -119,6 +122,9 @@ class StepLowering(Lowering):
         elif op == "rsqrt":
             args = (self._variance(self.wrap(args[0])).handle,)
             attrs["bits"] = _WIDE_WINDOW
+        elif op in _FINE and self.scale_of(self.wrap(args[0])) >= FINE_SCALE:
+            args = (self.to_scale(self.wrap(args[0]), FINE_SCALE).handle,)
+            attrs["bits"] = WINDOW + FINE_SCALE - self.scale
         elif op not in _LINEAR:
             args = tuple(self.settle(self.wrap(a)).handle for a in args)
             bits = attrs.get("bits")
@@ -216,6 +222,12 @@ class StepLowering(Lowering):
             value = self.fixed(y.number, self.scale_of(x))
             return self.emit("add_const", x.handle, value=value) if value else x
         return self.emit("add", x.handle, self.register(y, scale=self.scale_of(x)))
+
+    def add_small(self, x: Secret, y: Secret) -> Secret:
+        """Return x + y, which stay below 2^(62 - scale): updates do at any scale there is."""
+        scale = max(self.scale_of(x), self.scale_of(y))
+        a, b = (self._lifted(v, scale - self.scale_of(v)) for v in (x, y))
+        return self.emit("add", a.handle, b.handle)
 
     def sub(self, x: Value, y: Value) -> Value:
         """Return x - y at the larger scale."""
