@@ -30,6 +30,7 @@ PARTS = {
     "bert": 180,
     "private": 60,
     "aggregate": 300,
+    "federated": 240,
     "training": 180,
 }
 

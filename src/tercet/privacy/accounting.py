@@ -121,6 +121,34 @@ def noise_multiplier(
     return _solve(spent, target, start, slope)[0]
 
 
+@lru_cache(maxsize=64)
+def share_variance(target: float, delta: float, one: IntegerSum, relation: Relation) -> int:
+    """Return the variance of a share of integer noise whose epsilon (by RDP) is ``target``.
+
+    As a ledger composes integer noise by RDP too, a run planned with it fits the budget that it was
+    planned for.
+
+    Args:
+        target: epsilon of all ``one.count`` sums; reached up to 0.1 %.
+        delta: the other half of the guarantee.
+        one: the sums; its ``share_deviation`` is not looked at.
+        relation: the neighbouring relation.
+
+    Raises:
+        InputError: an argument is out of range, or no bound is known.
+    """
+    if not (math.isfinite(target) and target > 0):
+        raise InputError(f"the target epsilon is {target}", "Give a number above zero, such as 3")
+
+    def spent(multiplier: float) -> float:
+        deviation = multiplier * one.sensitivity / math.sqrt(one.shares)
+        event = msgspec.structs.replace(one, share_deviation=deviation)
+        return epsilon([event], delta, relation).epsilon
+
+    multiplier, _ = _solve(spent, target, math.sqrt(one.count))
+    return math.ceil((multiplier * one.sensitivity) ** 2 / one.shares)
+
+
 def epsilon_by_epoch(
     event: GaussianSum, epochs: int, delta: float, relation: Relation = Relation.ADD_OR_REMOVE
 ) -> list[float]:

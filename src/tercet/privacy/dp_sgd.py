@@ -111,7 +111,7 @@ def fit(
             f"clipping norm {clip_norm}",
             "Give as many targets as inputs, a batch within the data, and positive numbers",
         )
-    _check_model(model)
+    check_model(model)
     rate, steps = batch_size / n, max(round(n / batch_size), 1)
     multiplier = accounting.noise_multiplier(epsilon, delta, epochs * steps, rate, relation)
     if account is not None:
@@ -129,7 +129,7 @@ def fit(
             step(x[chosen], y[chosen], stream.words(2))
         step.store()
         if validation is not None:
-            accuracy.append(_accuracy(model, *validation))
+            accuracy.append(accuracy_on(model, *validation))
         if report is not None:
             report(epoch + 1, spent[epoch], accuracy[-1] if accuracy else None)
     return History(multiplier, spent, accuracy, delta, relation)
@@ -165,10 +165,9 @@ class Step:
         import keras
 
         self._model = model
+        self._jax = jax
         model.optimizer.build(model.trainable_variables)
-        # Copies, here and in store(): Keras' own steps reuse the buffers of its variables.
-        self._weights = [jax.numpy.array(v.value) for v in model.trainable_variables]
-        self._state = [jax.numpy.array(v.value) for v in model.optimizer.variables]
+        self.load()
         fixed = [jax.numpy.array(v.value) for v in model.non_trainable_variables]
         self._microbatch = microbatch_size
         # Layers such as dropout keep a seed; each example gets one of its own.
@@ -212,7 +211,13 @@ class Step:
             return made
 
         self._add, self._apply = jax.jit(add), jax.jit(apply)
-        self._jax = jax
+
+    def load(self) -> None:
+        """Go on from the model's present weights and its optimiser's state."""
+        # Copies, here and in store(): Keras' own steps reuse the buffers of its variables.
+        array = self._jax.numpy.array
+        self._weights = [array(v.value) for v in self._model.trainable_variables]
+        self._state = [array(v.value) for v in self._model.optimizer.variables]
 
     def __call__(self, x: NDArray[Any], y: NDArray[Any], words: NDArray[np.uint64]) -> None:
         """Take the step for the sample (x, y); ``words`` are two fresh random words."""
@@ -244,7 +249,13 @@ def _pad(rows: NDArray[Any], size: int) -> NDArray[Any]:
     return np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
 
 
-def _check_model(model: Foreign) -> None:
+def check_model(model: Foreign) -> None:
+    """Refuse a model that DP-SGD cannot train.
+
+    Raises:
+        ModelError: it is not compiled, not on JAX, adds losses of its own, or mixes the examples
+            of a batch.
+    """
     os.environ.setdefault("KERAS_BACKEND", "jax")
     import keras
 
@@ -267,5 +278,6 @@ def _check_model(model: Foreign) -> None:
             )
 
 
-def _accuracy(model: Foreign, x: NDArray[Any], y: NDArray[Any]) -> float:
+def accuracy_on(model: Foreign, x: NDArray[Any], y: NDArray[Any]) -> float:
+    """Return the share of rows whose class, a number, a Keras classifier finds."""
     return float((np.argmax(model.predict(x, batch_size=1024, verbose=0), 1) == y).mean())

@@ -89,17 +89,20 @@ def plan_aggregate(made: Plan, clip_norm: float, fraction_bits: int, dimension: 
     """Add to ``made`` the shares of noise on a sum of clipped updates of ``dimension`` numbers.
 
     Each worker adds a discrete Gaussian of half the variance, so that the recipient together with
-    one worker still faces all of it. Rounding adds to the sensitivity, and so to the noise.
+    one worker still faces all of it. Rounding adds to the sensitivity, and so to the noise. The
+    variance is the one whose epsilon by RDP is that of ``made``, since a ledger composes integer
+    noise by RDP: somewhat more than the noise multiplier says.
     """
-    sensitivity = rounded_sensitivity(clip_norm, fraction_bits, dimension)
-    share_variance = math.ceil((made.noise_multiplier * sensitivity) ** 2 / 2)
+    relation = Relation(made.relation)
     event = IntegerSum(
-        math.sqrt(share_variance),
-        sensitivity,
+        1.0,
+        rounded_sensitivity(clip_norm, fraction_bits, dimension),
         dimension,
         count=made.rounds,
         sampling_rate=made.sampling_rate,
     )
-    found = accounting.epsilon([event], made.delta, Relation(made.relation))
-    total = math.ldexp(math.sqrt(3 * share_variance), -fraction_bits)
-    return msgspec.structs.replace(made, aggregate=Aggregate(share_variance, total, found.epsilon))
+    variance = accounting.share_variance(made.epsilon, made.delta, event, relation)
+    event = msgspec.structs.replace(event, share_deviation=math.sqrt(variance))
+    found = accounting.epsilon([event], made.delta, relation)
+    total = math.ldexp(math.sqrt(3 * variance), -fraction_bits)
+    return msgspec.structs.replace(made, aggregate=Aggregate(variance, total, found.epsilon))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +14,7 @@ from tercet.errors import ConfigError, InputError
 from tercet.privacy.audit import canary, inversion, membership
 from tercet.privacy.audit.canary import LowerBound
 from tercet.privacy.audit.membership import Roc
+from tercet.privacy.figures import embed, new_figure
 
 FPRS = (0.001, 0.01, 0.1)
 """False positive rates at which the report states how many members are found."""
@@ -178,14 +177,6 @@ def _draw_images(figure: Any, found: Audit) -> None:
 
 
 def _figure(draw: Any, found: Audit) -> str:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError(
-            "matplotlib is not installed", "Install the extra: pip install 'tercet[privacy]'"
-        ) from None
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = new_figure(9, 4)
     draw(figure, found)
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=110)
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'
+    return embed(figure)
