@@ -10,7 +10,6 @@ import signal
 import sys
 from pathlib import Path
 
-import uvloop
 from aiohttp import web
 
 from tercet.crypto.identity import Identity
@@ -113,4 +112,4 @@ def run(config_path: str, control_fd: int | None, data_fd: int | None, parent: b
     config = load_worker(config_path)
     set_up_logging(config.log, config.name)
     with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(serve(config_path, config, control_fd, data_fd, parent))
+        asyncio.run(serve(config_path, config, control_fd, data_fd, parent))
