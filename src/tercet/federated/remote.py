@@ -28,7 +28,7 @@ from tercet.federated.update import Arrays
 from tercet.net.listener import Listener, bind
 from tercet.net.tls import peer_identity, server_context
 from tercet.service.aggregation_terms import AggregationTerms
-from tercet.service.http import _body, _errors, _reply
+from tercet.service.http import read_body, refusals, reply
 from tercet.service.messages import Failure, decode
 from tercet.service.portal import Portal
 
@@ -179,9 +179,9 @@ class Coordinator(Group):
     async def _start(self) -> None:
         self._changed = asyncio.Condition()
         context = server_context(self._identity, self.members)
-        app = web.Application(middlewares=[_errors])
-        app.router.add_post(ASK, _reply(self._answering(Ask, self._ask)))
-        app.router.add_post(TELL, _reply(self._answering(Tell, self._tell)))
+        app = web.Application(middlewares=[refusals])
+        app.router.add_post(ASK, reply(self._answering(Ask, self._ask)))
+        app.router.add_post(TELL, reply(self._answering(Tell, self._tell)))
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         assert self._runner.server is not None
@@ -210,7 +210,7 @@ class Coordinator(Group):
     ) -> Callable[[web.Request], Awaitable[object]]:
         async def handle(request: web.Request) -> object:
             caller = peer_identity(request.get_extra_info("ssl_object"), self.members)
-            return await answer(caller, decode(await _body(request, _MAX_SMALL), kind))
+            return await answer(caller, decode(await read_body(request, _MAX_SMALL), kind))
 
         return handle
 

@@ -115,7 +115,7 @@ def application(worker: Worker, gate: Gate) -> web.Application:
 
     async def probe(request: web.Request) -> object:
         gate.caller(request, gate.all)
-        return len(await _body(request, MAX_PROBE))
+        return len(await read_body(request, MAX_PROBE))
 
     async def lines(request: web.Request) -> object:
         gate.caller(request, gate.all)
@@ -123,37 +123,39 @@ def application(worker: Worker, gate: Gate) -> web.Application:
 
     async def describe(request: web.Request) -> object:
         reader = gate.caller(request, gate.members).fingerprint
-        return worker.describe(decode(await _body(request, MAX_SMALL), Describe).name, reader)
+        return worker.describe(decode(await read_body(request, MAX_SMALL), Describe).name, reader)
 
     async def version(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        name = decode(await _body(request, MAX_SMALL), Describe).name
+        name = decode(await read_body(request, MAX_SMALL), Describe).name
         return worker.ownership.next_version(owner, name)
 
     async def prepare(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        body = await _body(request, MAX_MODEL)
+        body = await read_body(request, MAX_MODEL)
         await worker.ownership.prepare(owner, await asyncio.to_thread(decode, body, Prepare))
         return None
 
     async def commit(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        body = await _body(request, MAX_SMALL)
+        body = await read_body(request, MAX_SMALL)
         return await worker.ownership.commit(owner, decode(body, Commit).id)
 
     async def change(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        return await worker.ownership.change(owner, decode(await _body(request, MAX_SMALL), Change))
+        return await worker.ownership.change(
+            owner, decode(await read_body(request, MAX_SMALL), Change)
+        )
 
     async def deposit(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        body = await _body(request, MAX_MODEL)
+        body = await read_body(request, MAX_MODEL)
         await worker.sharings.prepare(owner, await asyncio.to_thread(decode, body, Deposit))
         return None
 
     async def deposited(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        return worker.sharings.commit(owner, decode(await _body(request, MAX_SMALL), Commit).id)
+        return worker.sharings.commit(owner, decode(await read_body(request, MAX_SMALL), Commit).id)
 
     async def sharings(request: web.Request) -> object:
         gate.caller(request, gate.owners)
@@ -161,21 +163,21 @@ def application(worker: Worker, gate: Gate) -> web.Application:
 
     async def discard(request: web.Request) -> object:
         owner = gate.caller(request, gate.owners)
-        worker.sharings.remove(owner, decode(await _body(request, MAX_SMALL), Discard).name)
+        worker.sharings.remove(owner, decode(await read_body(request, MAX_SMALL), Discard).name)
         return None
 
     async def propose(request: web.Request) -> object:
         proposer = gate.caller(request, gate.members)
-        document = decode(await _body(request, MAX_PROPOSAL), Propose).document
+        document = decode(await read_body(request, MAX_PROPOSAL), Propose).document
         return worker.agreements.propose(proposer, document)
 
     async def sign(request: web.Request) -> object:
         signer = gate.caller(request, gate.members)
-        return worker.agreements.sign(signer, decode(await _body(request, MAX_SMALL), Sign))
+        return worker.agreements.sign(signer, decode(await read_body(request, MAX_SMALL), Sign))
 
     async def agreements(request: web.Request) -> object:
         reader = gate.caller(request, gate.members)
-        digest = decode(await _body(request, MAX_SMALL), Show).digest
+        digest = decode(await read_body(request, MAX_SMALL), Show).digest
         return worker.agreements.show(reader, digest)
 
     async def contribute(request: web.Request) -> object:
@@ -186,11 +188,11 @@ def application(worker: Worker, gate: Gate) -> web.Application:
 
     async def aggregate(request: web.Request) -> object:
         who = gate.caller(request, gate.members)
-        return await worker.rounds.ask(who, decode(await _body(request, MAX_PROPOSAL), AskSum))
+        return await worker.rounds.ask(who, decode(await read_body(request, MAX_PROPOSAL), AskSum))
 
     async def attach(request: web.Request) -> object:
         party = gate.caller(request, gate.members)
-        body = await _body(request, MAX_PACKAGE)
+        body = await read_body(request, MAX_PACKAGE)
         await worker.training_requests.attach(party, await asyncio.to_thread(decode, body, Attach))
         return None
 
@@ -242,7 +244,7 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         gate.caller(request, gate.watchers)
         return worker.show_metrics().decode()
 
-    app = web.Application(client_max_size=MAX_MODEL, middlewares=[_errors])
+    app = web.Application(client_max_size=MAX_MODEL, middlewares=[refusals])
     app[SOCKETS] = set()
     app.on_shutdown.append(close_calls)
     for path, answer in (
@@ -278,11 +280,11 @@ def application(worker: Worker, gate: Gate) -> web.Application:
         ("/v1/training/progress", progress),
         ("/v1/training/fetch", fetch),
     ):
-        app.router.add_post(path, _reply(handler))
+        app.router.add_post(path, reply(handler))
     return app
 
 
-async def _body(request: web.Request, limit: int) -> bytes:
+async def read_body(request: web.Request, limit: int) -> bytes:
     """Return the body of a request, never compressed and of a length that was announced.
 
     Raises:
@@ -330,10 +332,12 @@ async def _framed(request: web.Request) -> tuple[bytes, Body]:
 
 
 async def _ask(request: web.Request) -> Ask:
-    return decode(await _body(request, MAX_SMALL), Ask)
+    return decode(await read_body(request, MAX_SMALL), Ask)
 
 
-def _reply(handler: Callable[[web.Request], Awaitable[object]]) -> Handler:
+def reply(handler: Callable[[web.Request], Awaitable[object]]) -> Handler:
+    """Return a handler that answers with what ``handler`` returns, encoded."""
+
     async def run(request: web.Request) -> web.StreamResponse:
         return web.Response(body=encode(await handler(request)), content_type="application/msgpack")
 
@@ -341,7 +345,7 @@ def _reply(handler: Callable[[web.Request], Awaitable[object]]) -> Handler:
 
 
 @web.middleware
-async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn every exception into a ``Failure``; nothing else of it leaves the process."""
     headers = {}
     try:
