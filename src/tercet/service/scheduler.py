@@ -22,13 +22,13 @@ class Queued:
 class Scheduler:
     """Worker 0's queue. ``announce`` is called with the ids of each batch.
 
-    Up to ``depth`` batches are under way, so that the data planes find the next one waiting.
+    One batch is under way at a time: what comes meanwhile makes the next one larger, which saves
+    more than is lost while the data planes wait for it.
     """
 
-    def __init__(self, announce: Callable[[list[bytes]], None], depth: int = 2) -> None:
+    def __init__(self, announce: Callable[[list[bytes]], None]) -> None:
         self._announce = announce
-        self._depth = depth
-        self._running = 0
+        self._running = False
         self._queue: deque[Queued] = deque()
 
     def __len__(self) -> int:
@@ -41,11 +41,11 @@ class Scheduler:
 
     def finished(self) -> None:
         """A batch has ended here."""
-        self._running -= 1
+        self._running = False
         self._pump()
 
     def _pump(self) -> None:
-        while self._queue and self._running < self._depth:
+        if self._queue and not self._running:
             first = self._queue.popleft()
             batch, rows, rest = [first], first.rows, deque[Queued]()
             for other in self._queue:
@@ -55,5 +55,5 @@ class Scheduler:
                 else:
                     rest.append(other)
             self._queue = rest
-            self._running += 1
+            self._running = True
             self._announce([q.id for q in batch])
