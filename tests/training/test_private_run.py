@@ -115,3 +115,39 @@ def test_refused_proposals(
 ) -> None:
     with pytest.raises(error, match=text):
         propose(three, "bad", **settings)
+
+
+@pytest.mark.parametrize("noise", [None, 0.01])
+def test_a_program_with_other_noise_than_agreed_is_refused(
+    three: LocalCluster, monkeypatch: pytest.MonkeyPatch, noise: float | None
+) -> None:
+    from tercet.training import parties, programs
+
+    def other(*given: Any) -> programs.TrainingPrograms:
+        *rest, privacy = given
+        if noise is None:
+            return programs.trace(*rest, None)
+        return programs.trace(*rest, msgspec.structs.replace(privacy, noise_multiplier=noise))
+
+    monkeypatch.setattr(parties, "trace", other)
+    with pytest.raises(RefusedError, match="other clipping or noise than was agreed on"):
+        propose(three, "weaker")
+
+
+def test_terms_with_a_metric_or_another_number_of_rows_are_refused(three: LocalCluster) -> None:
+    terms = propose(three, "terms").agreement.terms
+    for change, text in (
+        ({"metrics": ("loss",)}, "without noise"),
+        ({"privacy": msgspec.structs.replace(terms.privacy, delta=0.0)}, "delta 0"),
+        (
+            {
+                "privacy": msgspec.structs.replace(
+                    terms.privacy,
+                    sum=msgspec.structs.replace(terms.privacy.sum, noise_multiplier=0.0),
+                )
+            },
+            "noise multiplier of 0",
+        ),
+    ):
+        with pytest.raises(RefusedError, match=text):
+            msgspec.structs.replace(terms, **change).check()
