@@ -36,7 +36,7 @@ ALLOWED = {
 }  # fmt: skip
 ALLOWED["federated"] = ALLOWED["api"] - {"frontend"} | {"privacy"}
 ALLOWED["flower"] = ALLOWED["federated"] | {"federated"}
-ALLOWED["training"] = set(ALLOWED["api"])
+ALLOWED["training"] = ALLOWED["api"] | {"privacy"}
 ALLOWED["api"] = ALLOWED["api"] | {"training"}
 ALLOWED["cli"] = ALLOWED["api"] | {"api", "data", "privacy"}
 ALLOWED["syft"] = ALLOWED["api"] | {"api"}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tercet.api import (
+        DPSGD,
         Client,
         Cluster,
         Description,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "DPSGD",
     "Client",
     "Cluster",
     "Description",

@@ -38,8 +38,10 @@ from tercet.service.owner import Owner
 from tercet.service.training_party import TrainingProgress
 from tercet.training.parties import Training, fit, propose
 from tercet.training.parties import find as find_training
+from tercet.training.private import DPSGD
 
 __all__ = [
+    "DPSGD",
     "Client",
     "Cluster",
     "Description",

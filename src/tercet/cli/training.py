@@ -19,7 +19,7 @@ from tercet.service.cluster import Cluster
 from tercet.service.contributor import Contributor
 from tercet.service.parties import Agreement, Party
 from tercet.service.training_party import TrainingProgress
-from tercet.service.training_terms import TrainingTerms
+from tercet.service.training_terms import PrivacyTerms, TrainingTerms
 
 Command = Callable[..., Any]
 
@@ -106,6 +106,9 @@ def contributions(removed: str | None, cluster_path: str, identity: str | None) 
 )
 @click.option("--receiver", "receivers", multiple=True, help="Certificate of who gets the model.")
 @click.option("--metric", "metrics", multiple=True, type=click.Choice(["loss", "accuracy"]))
+@click.option("--clip-norm", type=float, help="Train with differential privacy: C of DP-SGD.")
+@click.option("--noise-multiplier", type=float, help="The noise, in clipping norms.")
+@click.option("--delta", default=1e-5, show_default=True, help="Of differential privacy.")
 @click.option("--checkpoint", default=500, show_default=True, type=click.IntRange(1))
 @party_options
 def propose(
@@ -118,6 +121,9 @@ def propose(
     release: str,
     receivers: tuple[str, ...],
     metrics: tuple[str, ...],
+    clip_norm: float | None,
+    noise_multiplier: float | None,
+    delta: float,
     checkpoint: int,
     cluster_path: str,
     identity: str | None,
@@ -125,7 +131,13 @@ def propose(
     """Propose to train MODEL, a compiled .keras file, on contributions of data."""
     from tercet.training.parties import load_model
     from tercet.training.parties import propose as propose_training
+    from tercet.training.private import DPSGD
 
+    if (clip_norm is None) != (noise_multiplier is None):
+        raise InputError("differential privacy by half", "Give --clip-norm and --noise-multiplier")
+    privacy = None
+    if clip_norm is not None and noise_multiplier is not None:
+        privacy = DPSGD(clip_norm, noise_multiplier, delta)
     cluster = Cluster.load(cluster_path, identity)
     training = propose_training(
         load_model(model),
@@ -139,6 +151,7 @@ def propose(
         receivers=[PublicIdentity.load(r).fingerprint for r in receivers],
         metrics=metrics,
         checkpoint=checkpoint,
+        privacy=privacy,
     )
     show_agreement(training.agreement, _names(cluster))
     click.echo(f"Each of them reads it and runs: tercet approve {training.id[:16]}")
@@ -169,10 +182,13 @@ def agreements(agreement: str | None, cluster_path: str, identity: str | None) -
 @party_options
 def approve(agreement: str, yes: bool, cluster_path: str, identity: str | None) -> None:
     """Read the terms of AGREEMENT, and sign it."""
+    from tercet.training.parties import check_privacy
+
     cluster = Cluster.load(cluster_path, identity)
     with Party(cluster.config, cluster.caller) as party:
         found = party.find(agreement)
         show_agreement(found, _names(cluster))
+        check_privacy(found)
         if not yes:
             click.confirm("Sign it?", abort=True)
         signed = party.approve(found)
@@ -293,6 +309,8 @@ def show_agreement(agreement: Agreement, names: dict[str, str]) -> None:
         table.add_row(
             "work", f"{terms.epochs} epochs, {terms.steps} steps of {terms.batch_size} rows"
         )
+        if terms.privacy is not None:
+            _add_privacy(table, terms.privacy)
         table.add_row("opened while it runs", ", ".join(terms.metrics) or "nothing")
         ask = f"the model may be asked, as {who(terms.owner)} serves it"
         table.add_row("at the end", ask if terms.serving else "the model may not be asked")
@@ -306,6 +324,21 @@ def show_agreement(agreement: Agreement, names: dict[str, str]) -> None:
             state = "has signed"
         table.add_row("signer", f"{who(signer)} {state}")
     Console().print(table)
+
+
+def _add_privacy(table: Table, terms: PrivacyTerms) -> None:
+    made = terms.sum
+    table.add_row(
+        "noise",
+        f"gradients of each row clipped to {made.clip_norm:g}, noise multiplier "
+        f"{made.noise_multiplier:g}; a step samples {made.batch} of {made.rows} rows on average",
+    )
+    table.add_row(
+        "privacy",
+        f"epsilon {terms.epsilon:.3f} at delta {terms.delta:g} (PLD, add or remove one row) "
+        "towards who knows which rows were sampled, as all parties and workers do",
+    )
+    table.add_row("", f"epsilon {terms.sampled_epsilon:.3f} towards others (Poisson sampling)")
 
 
 def _names(cluster: Cluster) -> dict[str, str]:

@@ -21,11 +21,13 @@ from tercet.frontend.losses import METRICS, Loss, hits, loss_of
 from tercet.frontend.matching import Matcher
 from tercet.frontend.optimizers import STATE_SCALE, Optimizer, Weight, optimizer_of
 from tercet.frontend.primitives import bind
+from tercet.frontend.private import PrivateStep
 from tercet.frontend.recognise import recognise
 from tercet.frontend.step import StepLowering, lower_graph
 from tercet.frontend.values import Known, Secret, Value
 from tercet.program.passes.drop_dead import drop_dead as drop_dead_code
 from tercet.program.passes.merge_equal import merge_equal
+from tercet.program.private import PrivateSum
 from tercet.program.program import Role
 from tercet.program.training import MAX_STEPS, Kind, StepInput, Training, verify_training
 
@@ -59,6 +61,7 @@ def trace_training(
     *,
     metrics: Sequence[str] = (),
     scale: int = 16,
+    privacy: PrivateSum | None = None,
 ) -> TracedTraining:
     """Trace one step of training ``model``: forward pass, gradients, update.
 
@@ -72,6 +75,8 @@ def trace_training(
         metrics: what each step sums up over its rows, among ``"loss"`` and ``"accuracy"``; each
             costs work and tells something of the data if it is opened.
         scale: fractional bits of data and activations.
+        privacy: clip each row's gradient and add noise; ``batch_size`` then is what a step has
+            room for, and ``privacy.batch`` what it takes on average.
 
     Raises:
         UnsupportedOperation: if a layer, the loss or the optimizer has no rule; names it.
@@ -89,8 +94,15 @@ def trace_training(
         raise ModelError(
             "training is traced where Keras runs on JAX", "Set KERAS_BACKEND=jax before keras"
         )
+    if privacy is not None:
+        privacy.check()
+        if metrics:
+            raise InputError(
+                f"metric {metrics[0]!r} of a private training: it would be opened without noise",
+                "Leave metrics out: metrics=()",
+            )
     loss = loss_of(model)
-    return _Trace(model, batch_size, steps, tuple(metrics), scale, loss).run()
+    return _Trace(model, batch_size, steps, tuple(metrics), scale, loss, privacy).run()
 
 
 def load_state(
@@ -129,12 +141,15 @@ class _Trace:
         metrics: tuple[str, ...],
         scale: int,
         loss: Loss,
+        privacy: PrivateSum | None = None,
     ) -> None:
         self.model = model
         self.rows = rows
         self.metrics = metrics
         self.loss = loss
-        self.optimizer: Optimizer = optimizer_of(model, steps, rows)
+        self.privacy = privacy
+        mean_over = rows if privacy is None else privacy.batch
+        self.optimizer: Optimizer = optimizer_of(model, steps, mean_over)
         self.naming = keras_model.naming(model)
         self.low = StepLowering(scale, dict(self.naming.kinds), self.naming.canonical)
         self.named = _named(model)
@@ -155,9 +170,12 @@ class _Trace:
         factor = low.step_input(
             StepInput("gradient factor", Kind.TABLE, self.optimizer.factors()), (), _FACTOR_SCALE
         )
-        step = self._step(graph, shape, target)
         values = [v for _, v in states]
-        results = lower_graph(low, step, [*values, x, y, factor])
+        if self.privacy is None:
+            step = self._step(graph, shape, target)
+            results = lower_graph(low, step, [*values, x, y, factor])
+        else:
+            results = self._private(self.privacy, graph, states, x, y, factor)
         gradients = results[: self.trainable]
         moved = results[self.trainable : len(states)]
         weights = [
@@ -173,13 +191,45 @@ class _Trace:
         outputs = [*new, *(after for _, _, after in slots), *sums]
         return self._finish(names, [o.handle for o in outputs])
 
+    def _private(
+        self,
+        privacy: PrivateSum,
+        graph: Graph,
+        states: Sequence[tuple[str, Secret]],
+        x: Secret,
+        y: Secret,
+        factor: Secret,
+    ) -> list[Value]:
+        """Return the noisy gradients times the factor."""
+        if len(states) > self.trainable:
+            raise UnsupportedOperation(
+                f"Variable {states[self.trainable][0]!r} is not trainable, as statistics of a "
+                "batch normalization are: they would be released without noise",
+                "Train with privacy= models without batch normalization and frozen layers",
+            )
+        if len(graph.results) > 1:
+            raise UnsupportedOperation(
+                f"Model {self.model.name!r} has a regularizer, which is not supported with "
+                "differential privacy yet",
+                "Use weight_decay of the optimizer",
+            )
+        if not self.optimizer.linear and privacy.clip_norm * (1 + privacy.noise_multiplier) > 8:
+            raise InputError(
+                f"a clipping norm of {privacy.clip_norm:g} with this optimizer",
+                "Keep clip_norm (1 + noise_multiplier) at most 8, or use SGD without clipping",
+            )
+        names = [name for name, _ in states]
+        step = PrivateStep(graph, self.loss, names, privacy, self.rows)
+        noisy = step.gradients(self.low, [v for _, v in states], x, y)
+        return [self.low.emit("mul", g.handle, factor.handle) for g in noisy]
+
     def _finish(self, names: list[str], outputs: list[int]) -> TracedTraining:
         low = self.low
         program = low.builder.finish(*outputs)
         # States are outputs in the order of inputs: both in that of their declaration.
         arrays = dict(low.arrays)
         program, arrays = drop_dead_code(*merge_equal(program, arrays))
-        training = Training(program, self.metrics, tuple(low.step_inputs))
+        training = Training(program, self.metrics, tuple(low.step_inputs), self.privacy)
         order = [i.name for i in training.inputs(Role.STATE)]
         count = len(names)
         by_name = dict(zip(names, program.outputs, strict=False))
@@ -187,7 +237,10 @@ class _Trace:
         program = msgspec.structs.replace(program, outputs=after)
         used = {i.name for i in program.inputs}
         training = Training(
-            program, self.metrics, tuple(s for s in low.step_inputs if s.name in used)
+            program,
+            self.metrics,
+            tuple(s for s in low.step_inputs if s.name in used),
+            self.privacy,
         )
         verify_training(training)
         values = {

@@ -7,6 +7,13 @@ from tercet.program.program import Attribute, Input, Instruction, Program, Role
 from tercet.program.types import Form, Shape, Type
 
 
+def role_form(role: Role) -> Form:
+    """Return how an input with ``role`` is held."""
+    if role is Role.NOISE:
+        return Form.PARTIAL
+    return Form.PUBLIC if role in (Role.PUBLIC, Role.STEP) else Form.SHARE
+
+
 class Builder:
     """Collects inputs and instructions; ``emit`` infers each result type from the table.
 
@@ -22,7 +29,7 @@ class Builder:
 
     def input(self, name: str, role: Role, shape: Shape, scale: int | None = None) -> int:
         """Declare an input and return its handle (a negative number)."""
-        form = Form.PUBLIC if role in (Role.PUBLIC, Role.STEP) else Form.SHARE
+        form = role_form(role)
         kind = Type(tuple(shape), self.scale if scale is None else scale, form)
         self._inputs.append(Input(name, role, kind))
         return -len(self._inputs)

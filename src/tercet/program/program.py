@@ -32,6 +32,7 @@ class Role(StrEnum):
     STATE = "state"  # secret, lives from step to step: weights, optimizer slots, statistics
     DATA = "data"  # secret rows of this step
     STEP = "step"  # public numbers of this step, which each worker derives by itself
+    NOISE = "noise"  # each worker's own summand, drawn for this step and told to nobody
 
 
 class Input(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ A program that trains has a concrete batch size and mixes rows. Its inputs are
 * ``STATE``: secret, lives from step to step: weights, optimizer slots, batch norm statistics;
 * ``DATA``: secret rows of this step, the batch size first: ``x`` and ``y``;
 * ``STEP``: public numbers of this step, which each worker derives by itself (``StepInput``);
+* ``NOISE``: what each worker adds to a private sum (``program.private``), its own summand;
 * ``PUBLIC``: constants of the architecture.
 
 Its outputs are the new value of every STATE input, in their order, at their scales and shapes (an
@@ -21,6 +22,8 @@ from enum import StrEnum
 import msgspec
 
 from tercet.errors import ProgramError
+from tercet.program.builder import role_form
+from tercet.program.private import GRID, PrivateSum
 from tercet.program.program import MALFORMED, Input, Program, Role
 from tercet.program.types import Form
 from tercet.program.verify import MAX_BYTES, require_resend, verify_body, verify_sizes
@@ -38,6 +41,7 @@ class Kind(StrEnum):
 
     TABLE = "table"  # values[step], the last one from the end on
     MASK = "mask"  # 1 / keep with probability ``keep``, else 0, from the public seed
+    PRESENT = "present"  # 1 for each row that was sampled, then 0 for those that pad the step
 
 
 class StepInput(msgspec.Struct, frozen=True):
@@ -60,12 +64,14 @@ class Training(msgspec.Struct, frozen=True):
     """One step, the names of its metrics and how its public numbers are derived.
 
     ``metrics`` names the outputs after the state: sums over the rows of the batch, at the
-    program's scale, of shape ``(1,)``.
+    program's scale, of shape ``(1,)``. With ``privacy`` its rows are sampled and its gradients
+    clipped and noisy.
     """
 
     program: Program
     metrics: tuple[str, ...]
     step_inputs: tuple[StepInput, ...]
+    privacy: PrivateSum | None = None
 
     @property
     def batch_size(self) -> int:
@@ -78,7 +84,7 @@ class Training(msgspec.Struct, frozen=True):
 
     def digest(self) -> str:
         """Return the hex SHA-256 that agreements name and sessions run under."""
-        rest = msgspec.msgpack.encode((self.metrics, self.step_inputs))
+        rest = msgspec.msgpack.encode((self.metrics, self.step_inputs, self.privacy))
         content = b"tercet training\0" + bytes.fromhex(self.program.digest()) + rest
         return hashlib.sha256(content).hexdigest()
 
@@ -132,6 +138,7 @@ def verify_training(training: Training) -> None:
             raise ProgramError(f"a metric of type {kind}, not one shared number", _REMEDY)
         require_resend(program, output)
     _verify_step_inputs(training)
+    _verify_privacy(training)
 
 
 def _verify_inputs(program: Program) -> None:
@@ -139,9 +146,9 @@ def _verify_inputs(program: Program) -> None:
     batch = None
     for value in program.inputs:
         shape, form, role = value.type.shape, value.type.form, value.role
-        if role not in (Role.STATE, Role.DATA, Role.STEP, Role.PUBLIC):
+        if role not in (Role.STATE, Role.DATA, Role.STEP, Role.NOISE, Role.PUBLIC):
             raise ProgramError(f"input {value.name!r} of role {role} in a training", _REMEDY)
-        if form is not (Form.SHARE if role in (Role.STATE, Role.DATA) else Form.PUBLIC):
+        if form is not role_form(role):
             raise ProgramError(f"input {value.name!r} of form {form}", _REMEDY)
         if any(d < 0 for d in shape):
             raise ProgramError(f"input {value.name!r} with a symbolic batch", _REMEDY)
@@ -169,9 +176,28 @@ def _verify_step_inputs(training: Training) -> None:
         if value.kind is Kind.TABLE:
             fits = kind.shape == () and 0 < len(value.values) <= MAX_STEPS
             fits = fits and all(abs(v) < limit for v in value.values)
+        elif value.kind is Kind.PRESENT:
+            fits = kind.shape == (training.batch_size, 1) and kind.scale == 0
+            fits = fits and training.privacy is not None and not value.values
         else:
             fits = 0.0 < value.keep <= 1.0 and 1.0 / value.keep < limit and not value.values
         if not fits:
             raise ProgramError(f"the derivation of {value.name!r} does not fit", _REMEDY)
     if total > MAX_STEP_ELEMENTS:
         raise ProgramError(f"{total} public numbers a step", f"At most {MAX_STEP_ELEMENTS}")
+
+
+def _verify_privacy(training: Training) -> None:
+    privacy, noise = training.privacy, training.inputs(Role.NOISE)
+    if privacy is None:
+        if noise:
+            raise ProgramError("noise without a private sum", _REMEDY)
+        return
+    privacy.check()
+    if training.metrics:
+        raise ProgramError("a private training with a metric, which has no noise", _REMEDY)
+    if training.batch_size > privacy.rows:
+        raise ProgramError(f"{training.batch_size} rows of {privacy.rows}", _REMEDY)
+    present = [s for s in training.step_inputs if s.kind is Kind.PRESENT]
+    if not noise or len(present) != 1 or any(i.type.scale != GRID for i in noise):
+        raise ProgramError("a private sum without its noise, or rows not marked", _REMEDY)

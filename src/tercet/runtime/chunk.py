@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tercet.program.training import Training
 from tercet.protocol.base import Share
@@ -20,7 +21,7 @@ from tercet.protocol.rounds import Steps
 from tercet.runtime.interpreter import Words
 from tercet.runtime.release import release
 from tercet.runtime.session import Measure, Session
-from tercet.runtime.training import run_step, step_values
+from tercet.runtime.training import noise_inputs, run_step, step_values
 
 State = dict[str, Share]
 
@@ -53,6 +54,7 @@ def run_chunk(
     rows: Callable[[int], Mapping[str, Share]],
     constants: Mapping[str, Words],
     timeout: float,
+    noise: Callable[[], NDArray[np.int64]] | None = None,
 ) -> tuple[State, list[OutputPart], Measure]:
     """Run a chunk and return the new state and this worker's parts of the opened metrics.
 
@@ -64,6 +66,8 @@ def run_chunk(
         rows: returns the share of every DATA input of a step, by its number.
         constants: the array of every PUBLIC input.
         timeout: seconds to wait for any single message.
+        noise: returns this worker's noise of a step, fresh each time; None for a training that is
+            not private.
 
     Raises:
         TransportError: if a worker is lost.
@@ -75,7 +79,8 @@ def run_chunk(
             number = chunk.first + piece
             protocol = session.protocol(piece)
             public = {**constants, **step_values(training, number, chunk.seed)}
-            now, metrics = yield from run_step(training, protocol, now, rows(number), public)
+            added = noise_inputs(training, noise()) if noise is not None else None
+            now, metrics = yield from run_step(training, protocol, now, rows(number), public, added)
             for name in chunk.opened:
                 before = sums[name]
                 # Each ends in a resend of its own, hence so does their sum.

@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 
 from tercet.program.program import Program
-from tercet.protocol.base import Protocol, Share
+from tercet.protocol.base import Partial, Protocol, Share
 from tercet.protocol.rounds import Steps, together
 from tercet.runtime.interpreter import LOCAL, ROUNDS, Value, Words
 from tercet.runtime.step import Step
 
 
 def run_outputs(
-    program: Program, protocol: Protocol, inputs: Mapping[str, Share | Words], batch: int
+    program: Program, protocol: Protocol, inputs: Mapping[str, Share | Partial | Words], batch: int
 ) -> Steps[list[Value]]:
     """Return the steps that run ``program`` and end in all its outputs, in order.
 
     Args:
         program: a verified program.
         protocol: this party's side of the protocol.
-        inputs: for each named input its share, or the array of a public one.
+        inputs: for each named input its share, this party's own summand, or a public array.
         batch: number of rows.
     """
     values: dict[int, Value] = {n: inputs[i.name] for n, i in enumerate(program.inputs)}

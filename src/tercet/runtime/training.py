@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from math import prod
 from typing import TypeAlias, cast
 
@@ -13,8 +14,9 @@ from tercet.crypto.prg import seed_words
 from tercet.program.program import Role
 from tercet.program.training import Kind, StepInput, Training
 from tercet.program.types import Type
-from tercet.protocol.base import Protocol, Share
+from tercet.protocol.base import Partial, Protocol, Share
 from tercet.protocol.rounds import Steps
+from tercet.runtime.sampling import Poisson
 from tercet.runtime.schedule import run_outputs
 
 Words: TypeAlias = NDArray[np.uint64]
@@ -32,7 +34,39 @@ def step_values(training: Training, step: int, seed: bytes) -> dict[str, Words]:
         seed: 32 public bytes, equal at all workers; fresh for each training.
     """
     kinds = {i.name: i.type for i in training.inputs(Role.STEP)}
-    return {i.name: _value(i, kinds[i.name], step, seed) for i in training.step_inputs}
+    values = {}
+    for given in training.step_inputs:
+        if given.kind is Kind.PRESENT:
+            values[given.name] = _present(training, step, seed)
+        else:
+            values[given.name] = _value(given, kinds[given.name], step, seed)
+    return values
+
+
+def _present(training: Training, step: int, seed: bytes) -> Words:
+    assert training.privacy is not None
+    count = len(Poisson(seed, training.privacy, training.batch_size).sampled(step))
+    return (np.arange(training.batch_size) < count).astype(np.uint64)[:, None]
+
+
+def noise_words(training: Training) -> int:
+    """Return how many numbers of noise each worker adds in a step."""
+    return sum(prod(i.type.shape) for i in training.inputs(Role.NOISE))
+
+
+def noise_inputs(training: Training, noise: NDArray[np.int64]) -> dict[str, Partial]:
+    """Return this worker's summand of every NOISE input, cut out of ``noise``.
+
+    Args:
+        training: a verified training.
+        noise: (noise_words,), drawn for this step and used for nothing else.
+    """
+    inputs = training.inputs(Role.NOISE)
+    ends = np.cumsum([0, *(prod(i.type.shape) for i in inputs)])
+    return {
+        i.name: Partial((noise[start:end].view(np.uint64).reshape(i.type.shape),))
+        for i, (start, end) in zip(inputs, pairwise(ends), strict=True)
+    }
 
 
 def _value(given: StepInput, kind: Type, step: int, seed: bytes) -> Words:
@@ -54,6 +88,7 @@ def run_step(
     state: Mapping[str, Share],
     data: Mapping[str, Share],
     public: Mapping[str, Words],
+    noise: Mapping[str, Partial] | None = None,
 ) -> Steps[tuple[dict[str, Share], dict[str, Share]]]:
     """Return the steps that compute one step of ``training``.
 
@@ -63,12 +98,16 @@ def run_step(
         state: the share of every STATE input.
         data: the share of every DATA input: rows of this step.
         public: the array of every PUBLIC input and what ``step_values`` returns.
+        noise: what ``noise_inputs`` returns; None without NOISE inputs.
 
     Returns:
         The new state and the metrics, by name. The metrics are shares still.
     """
     outputs = yield from run_outputs(
-        training.program, protocol, {**state, **data, **public}, training.batch_size
+        training.program,
+        protocol,
+        {**state, **data, **public, **(noise or {})},
+        training.batch_size,
     )
     names = [i.name for i in training.inputs(Role.STATE)]
     shares = [cast("Share", o) for o in outputs]

@@ -129,6 +129,8 @@ def check_fit(
         raise RefusedError(
             f"a program for steps of {training.batch_size} rows, not {terms.batch_size}", _AGAIN
         )
+    if training.privacy != (terms.privacy and terms.privacy.sum):
+        raise RefusedError("a program with other clipping or noise than was agreed on", _AGAIN)
     for given in data:
         if not given.contribution.rows:
             raise RefusedError(f"{given.full_name} has no rows of data", "Contribute x and y")
@@ -138,10 +140,17 @@ def check_fit(
             f"a step of {terms.batch_size} rows, and {rows} rows in all",
             "Choose a smaller batch, or contribute more",
         )
-    if terms.steps != terms.epochs * (rows // terms.batch_size):
+    batch = terms.batch_size
+    if terms.privacy is not None:
+        batch = terms.privacy.sum.batch
+        if terms.privacy.sum.rows != rows:
+            raise RefusedError(
+                f"a private training on {terms.privacy.sum.rows} rows, and {rows} in all", _AGAIN
+            )
+    if terms.steps != terms.epochs * (rows // batch):
         raise RefusedError(
             f"{terms.steps} steps for {terms.epochs} epochs of {rows} rows",
-            f"They are {terms.epochs * (rows // terms.batch_size)} steps of {terms.batch_size}",
+            f"They are {terms.epochs * (rows // batch)} steps of {batch}",
         )
     return rows
 

@@ -8,21 +8,18 @@ anew.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tercet.crypto.discrete_gaussian import discrete_gaussian
-from tercet.crypto.prg import fresh_stream
 from tercet.errors import TercetError, WorkerError
 from tercet.net.transport import Transport
 from tercet.protocol.base import Share, Words
 from tercet.protocol.replicated.sharing import Summand, expand
 from tercet.runtime.aggregation import TENSOR, Checked, Half, RunningSum, fold, noisy_sum, open_sum
+from tercet.runtime.noise import NoiseAhead
 from tercet.runtime.session import Session
 from tercet.service.failures import to_failure
 from tercet.service.messages import Failed
@@ -44,7 +41,6 @@ from tercet.service.training_messages import ShareDigests
 _log = logging.getLogger("tercet.dataplane")
 
 _Job = FoldJob | FinishJob | ReleaseJob
-_Noise = NDArray[np.int64]
 
 
 class _Lane:
@@ -101,7 +97,7 @@ class Sums:
         self._timeout = timeout
         self._lanes: dict[bytes, _Lane] = {}
         self._releasing = ThreadPoolExecutor(1)
-        self._noise = _NoiseAhead()
+        self._noise = NoiseAhead()
         self._stored: dict[bytes, Share] = {}
 
     def put(self, command: SumCommand) -> None:
@@ -168,33 +164,6 @@ class Sums:
             pair, _ = read_summands(Path(job.path), job.id, self._index, 0, digests)
             share = expand(pair, TENSOR, (job.words,))
         return Released(job.number, open_sum(share))
-
-
-class _NoiseAhead:
-    """Noise drawn before it is needed, so that the time it takes tells nothing of it."""
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1)
-        self._lock = threading.Lock()
-        self._next: tuple[tuple[int, int], Future[_Noise]] | None = None
-
-    def draw(self, words: int, variance: int) -> None:
-        """Begin to draw noise of this kind, if it is not there."""
-        with self._lock:
-            if variance and (self._next is None or self._next[0] != (words, variance)):
-                self._next = (words, variance), self._submit(words, variance)
-
-    def take(self, words: int, variance: int) -> _Noise:
-        """Return noise that is used for nothing else, and begin to draw the next."""
-        with self._lock:
-            known, future = self._next or ((0, 0), None)
-            if future is None or known != (words, variance):
-                future = self._submit(words, variance)
-            self._next = (words, variance), self._submit(words, variance)
-        return future.result()
-
-    def _submit(self, words: int, variance: int) -> Future[_Noise]:
-        return self._thread.submit(discrete_gaussian, words, variance, fresh_stream().words)
 
 
 class _Opened:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 
 from tercet.errors import WorkerError
 from tercet.program.program import Role
+from tercet.program.training import Training
 from tercet.protocol.base import Share
 from tercet.protocol.replicated.sharing import Summand, expand
 from tercet.runtime.chunk import Chunk, State, run_chunk
-from tercet.runtime.sampling import Shuffle
+from tercet.runtime.noise import NoiseAhead
+from tercet.runtime.sampling import Poisson, Shuffle
 from tercet.runtime.session import Session
+from tercet.runtime.training import noise_words
 from tercet.service.messages import Done
 from tercet.service.package import Programs, read_package
 from tercet.service.shares import read_summands, write_shares
@@ -29,7 +32,7 @@ class _Training:
     agreement: bytes
     programs: Programs
     rows: Rows
-    shuffle: Shuffle
+    sampler: Shuffle | Poisson
     position: Position | None = None
     state: State | None = None
 
@@ -40,6 +43,13 @@ class Trainer:
     def __init__(self, index: int) -> None:
         self._index = index
         self._held: _Training | None = None
+        self._noise = NoiseAhead()
+
+    def _noise_of(self, training: Training) -> Callable[[], NDArray[np.int64]] | None:
+        privacy = training.privacy
+        if privacy is None:
+            return None
+        return lambda: self._noise.take(noise_words(training), privacy.share_variance)
 
     def forget(self, agreement: bytes) -> None:
         """Let go of a training."""
@@ -61,8 +71,8 @@ class Trainer:
             if programs.training.digest() != job.digest:
                 raise WorkerError("another training than was agreed on", "Restart the worker")
             rows = Rows([_read(f, self._index) for f in job.data], job.columns)
-            shuffle = Shuffle(job.seed, len(rows), programs.training.batch_size)
-            held = self._held = _Training(job.agreement, programs, rows, shuffle)
+            sampler = _sampler(programs.training, job.seed, len(rows))
+            held = self._held = _Training(job.agreement, programs, rows, sampler)
         if held.position != job.start or held.state is None:
             if job.state is None:
                 raise _not_held()
@@ -86,9 +96,10 @@ class Trainer:
             training,
             Chunk(job.start.step, job.steps, job.seed, job.opened, job.last),
             state,
-            lambda step: held.rows.take(names, held.shuffle.rows(step)),
+            lambda step: held.rows.take(names, held.sampler.rows(step)),
             held.programs.constants,
             timeout,
+            self._noise_of(training),
         )
         saved = None
         if job.save:
@@ -134,6 +145,14 @@ class Rows:
             mine = (rows >= start) & (rows < end)
             taken[mine] = held[name].parts[part][rows[mine] - start]
         return taken
+
+
+def _sampler(training: Training, seed: bytes, rows: int) -> Shuffle | Poisson:
+    if training.privacy is None:
+        return Shuffle(seed, rows, training.batch_size)
+    if training.privacy.rows != rows:
+        raise WorkerError("a private training of another number of rows", "Propose it anew")
+    return Poisson(seed, training.privacy, training.batch_size)
 
 
 def _read(file: File, index: int) -> State:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tercet.errors import RefusedError
+from tercet.errors import ProgramError, RefusedError
+from tercet.program.private import PrivateSum
 from tercet.service.messages import REQUEST_ID_BYTES, check_fingerprint
 from tercet.service.terms import Terms
 
@@ -35,6 +36,22 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
 
 
+class PrivacyTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What each owner of data gets: differential privacy of every row (add or remove one).
+
+    Attributes:
+        sum: how gradients are clipped, with what noise, and how many rows a step samples.
+        delta: the delta of both epsilons.
+        epsilon: towards parties and workers: the seed of the sampling is public to them.
+        sampled_epsilon: towards those who get the model and do not know the seed.
+    """
+
+    sum: PrivateSum
+    delta: float
+    epsilon: float
+    sampled_epsilon: float
+
+
 class TrainingTerms(Terms, frozen=True, kw_only=True, tag="training"):
     """A training run.
 
@@ -46,7 +63,7 @@ class TrainingTerms(Terms, frozen=True, kw_only=True, tag="training"):
             the order of a public list of ids that all owners have; else they are rows.
         epochs: passes over all rows, for people; ``steps`` is what runs.
         steps: steps in all.
-        batch_size: rows of a step.
+        batch_size: rows of a step; with ``privacy``, those that it has room for.
         seed: 32 bytes from which everybody computes the public shuffle and dropout masks.
         checkpoint: steps from one checkpoint to the next.
         metrics: which of the program's metrics are opened, as means over the steps since the last
@@ -56,6 +73,7 @@ class TrainingTerms(Terms, frozen=True, kw_only=True, tag="training"):
         serving: whether the trained model may be asked.
         receivers: fingerprints of those to whom the trained ``weights`` are opened.
         weights: names of the states that the receivers get; the optimizer's stay shared.
+        privacy: what noise guarantees; None if the training adds none.
     """
 
     program: str
@@ -72,6 +90,7 @@ class TrainingTerms(Terms, frozen=True, kw_only=True, tag="training"):
     serving: bool = False
     receivers: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
+    privacy: PrivacyTerms | None = None
 
     def parties(self) -> frozenset[str]:
         """Return the signers, the one who asked and those who receive the model."""
@@ -105,6 +124,8 @@ class TrainingTerms(Terms, frozen=True, kw_only=True, tag="training"):
             )
         for named in (self.metrics, self.weights, self.receivers):
             _check_names(named)
+        if self.privacy is not None:
+            self._check_privacy(self.privacy)
         references = (self.states, *self.data)
         if len({r.id for r in references}) < len(references):
             raise RefusedError("a contribution named twice", "Name each once")
@@ -117,6 +138,22 @@ class TrainingTerms(Terms, frozen=True, kw_only=True, tag="training"):
                     f"the owner of {reference.name[:80]!r} is not asked to sign",
                     "Every owner of what a training uses signs its agreement",
                 )
+
+    def _check_privacy(self, privacy: PrivacyTerms) -> None:
+        try:
+            privacy.sum.check()
+        except ProgramError as error:
+            raise RefusedError(error.message, error.remedy) from None
+        if self.metrics:
+            raise RefusedError(
+                "metrics of a private training: they would be opened without noise",
+                "Propose it with metrics=()",
+            )
+        if not (0 < privacy.delta < 1 and 0 <= privacy.sampled_epsilon <= privacy.epsilon):
+            raise RefusedError(
+                f"epsilon {privacy.epsilon} and {privacy.sampled_epsilon} at delta {privacy.delta}",
+                "Use Tercet's own client",
+            )
 
 
 def _check_range(what: str, value: int, most: int) -> None:

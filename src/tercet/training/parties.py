@@ -27,6 +27,7 @@ from tercet.service.parties import Agreement
 from tercet.service.training_party import TrainingParty, TrainingProgress
 from tercet.service.training_store import DONE, PROPOSED, RUNNING
 from tercet.service.training_terms import SEED_BYTES, Reference, TrainingTerms
+from tercet.training.private import DPSGD, check_terms, private_terms, room
 from tercet.training.programs import trace
 
 if TYPE_CHECKING:
@@ -65,7 +66,12 @@ class Training:
         return self.agreement
 
     def approve(self) -> Agreement:
-        """Sign the agreement, whose terms the caller has read."""
+        """Sign the agreement, whose terms the caller has read.
+
+        Raises:
+            RefusedError: if its epsilon is not what its noise gives.
+        """
+        check_privacy(self.agreement)
         with self._party() as party:
             self.agreement = party.approve(self.agreement)
         return self.agreement
@@ -161,6 +167,17 @@ class Training:
             yield party
 
 
+def check_privacy(agreement: Agreement) -> None:
+    """Compute again what an agreement says of its noise, if it is about any.
+
+    Raises:
+        RefusedError: if it promises too much.
+    """
+    terms = agreement.terms
+    if isinstance(terms, TrainingTerms) and terms.privacy is not None:
+        check_terms(terms.privacy, terms.steps)
+
+
 def find(cluster: Cluster, name: str) -> Training:
     """Return the training of this agreement digest (8 digits or more) or name.
 
@@ -182,8 +199,9 @@ def propose(
     columns: bool = False,
     release: str = PREDICTIONS,
     receivers: Sequence[str] = (),
-    metrics: Sequence[str] = ("loss",),
+    metrics: Sequence[str] | None = None,
     checkpoint: int = 500,
+    privacy: DPSGD | None = None,
 ) -> Training:
     """Propose to train ``model`` on contributions; every owner of data approves before it runs.
 
@@ -202,8 +220,10 @@ def propose(
             (that, and ``receivers`` may fetch it) or ``metrics`` (nothing else).
         receivers: fingerprints of those who may fetch the model; the caller if none is named.
         metrics: which of ``loss`` and ``accuracy`` are opened to all parties, as means over some
-            steps; each tells something of the data.
+            steps; each tells something of the data. ``loss`` if it is None; none with ``privacy``.
         checkpoint: steps between two checkpoints.
+        privacy: clip each row's gradient and add noise that no worker knows. A step then takes
+            each row with probability ``batch_size`` / rows.
 
     Raises:
         NotFoundError, InputError, RefusedError: naming what does not fit.
@@ -213,11 +233,24 @@ def propose(
         raise InputError(f"release {release!r}", f"Use {PREDICTIONS!r}, {MODEL!r} or {METRICS!r}")
     if receivers and release != MODEL:
         raise InputError(f"receivers with release {release!r}", f"Use release={MODEL!r}")
+    if metrics is None:
+        metrics = () if privacy else ("loss",)
     owner = cluster.owner
     with Contributor(cluster.config, owner) as contributor:
         given = _find_data(contributor.contributions(), data)
         steps = _steps(given, epochs, batch_size, columns)
-        traced = trace(model, batch_size, steps, metrics, release != METRICS)
+        promised = None
+        if privacy is not None:
+            promised = private_terms(privacy, _rows(given, columns), batch_size, steps)
+            batch_size = room(promised, steps)
+        traced = trace(
+            model,
+            batch_size,
+            steps,
+            metrics,
+            release != METRICS,
+            promised.sum if promised else None,
+        )
         start = f"{name[:60]}.start.{fresh(8).hex()}"
         states = contributor.deposit(start, traced.state, traced.tensors)
     signers = dict.fromkeys([owner.fingerprint, *(g.owner_key for g in given)])
@@ -240,6 +273,7 @@ def propose(
         serving=release != METRICS,
         receivers=opened,
         weights=traced.weights if opened else (),
+        privacy=promised,
     )
     try:
         check_fit(read_package(traced.package), terms, states, given)
@@ -263,8 +297,9 @@ def fit(
     batch_size: int = 32,
     columns: bool = False,
     release: str = PREDICTIONS,
-    metrics: Sequence[str] = ("loss",),
+    metrics: Sequence[str] | None = None,
     checkpoint: int = 500,
+    privacy: DPSGD | None = None,
     patience: float = 0.0,
     watch: Watch = lambda _: None,
 ) -> Training:
@@ -283,7 +318,7 @@ def fit(
     """
     training = propose(
         model, cluster, data, name=name or model.name, epochs=epochs, batch_size=batch_size,
-        columns=columns, release=release, metrics=metrics, checkpoint=checkpoint,
+        columns=columns, release=release, metrics=metrics, checkpoint=checkpoint, privacy=privacy,
     )  # fmt: skip
     await_approval(training, patience)
     training.run()
@@ -333,8 +368,7 @@ def _find_data(held: Sequence[Deposited], names: Sequence[str]) -> list[Deposite
 
 
 def _steps(given: Sequence[Deposited], epochs: int, batch_size: int, columns: bool) -> int:
-    counts = [g.contribution.rows for g in given]
-    rows = counts[0] if columns else sum(counts)
+    rows = _rows(given, columns)
     if not 1 <= batch_size <= rows:
         raise InputError(
             f"a batch of {batch_size} rows, and {rows} rows in all", "Choose a smaller batch"
@@ -343,6 +377,11 @@ def _steps(given: Sequence[Deposited], epochs: int, batch_size: int, columns: bo
     if not 1 <= steps <= MAX_STEPS:
         raise InputError(f"{epochs} epochs, {steps} steps", f"Use 1 to {MAX_STEPS} steps")
     return steps
+
+
+def _rows(given: Sequence[Deposited], columns: bool) -> int:
+    counts = [g.contribution.rows for g in given]
+    return counts[0] if columns else sum(counts)
 
 
 def _workers(cluster: Cluster) -> tuple[str, str, str]:

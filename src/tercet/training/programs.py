@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tercet.program.private import PrivateSum
 from tercet.program.program import Input, Role, encode
 from tercet.program.training import encode_training
 from tercet.ring import fixed
@@ -43,6 +44,7 @@ def trace(
     steps: int,
     metrics: Sequence[str] = (),
     serving: bool = True,
+    privacy: PrivateSum | None = None,
 ) -> TrainingPrograms:
     """Trace the training step of a compiled Keras model and, with ``serving``, its prediction.
 
@@ -53,7 +55,7 @@ def trace(
     from tercet.frontend.trained import trace_trained, trained_states
     from tercet.frontend.training import trace_training
 
-    traced = trace_training(model, batch_size, steps, metrics=metrics)
+    traced = trace_training(model, batch_size, steps, metrics=metrics, privacy=privacy)
     training = traced.training
     states = training.inputs(Role.STATE)
     package = Package(
