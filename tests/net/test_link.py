@@ -20,6 +20,7 @@ from tercet.net.tls import client_context
 from tercet.net.transport import Tag
 from tests.net.test_frame import MALFORMED
 from tests.net.workers import TlsCluster, together
+from tests.service.processes import eventually
 
 SESSION = bytes(range(16))
 
@@ -194,6 +195,7 @@ def test_wait_ready_names_who_is_missing(
     assert f"worker 0 at 127.0.0.1:{port0} has not connected" in caught.value.message
     assert f"worker 2 at 127.0.0.1:{port2} is not reachable" in caught.value.message
     assert "cluster.toml" in caught.value.remedy
+    eventually(lambda: any("cannot link to worker 2" in m for m in messages(caplog)))
     assert len([m for m in messages(caplog) if "cannot link to worker 2" in m]) == 1
     with pytest.raises(PeerLost, match="worker 2 at"):
         worker.send(2, Tag(SESSION, 1), [b"x"])
