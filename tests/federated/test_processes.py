@@ -188,7 +188,7 @@ def test_participants_in_processes_of_their_own(
     """One of them is killed in the second round, and one is over its budget in the third."""
     model = Model()
     with Wards(cluster.directory, coordinator.address) as wards:
-        wards.start("ward-0")
+        wards.start("ward-0", linger=3)
         wards.start("ward-1", budget=4.6)
         victim = wards.start("ward-2", sleep=60, sleep_from=2)
 

@@ -2,7 +2,7 @@
 
 MORE is a JSON object: ``minimum``; ``sleep``, seconds that each training takes from round
 ``sleep_from`` on; ``budget``, epsilon of its ledger; ``dumb``, the round in which it contributes
-and says nothing.
+and says nothing; ``linger``, the round after which it takes a while to ask again.
 """
 
 from __future__ import annotations
@@ -47,6 +47,13 @@ def main() -> None:
             return tell(number, failure)
 
         joining.Tell = silence
+    ask = joining.Ask
+
+    def wait_and_ask(after):
+        time.sleep(1.5 if after == more.get("linger") else 0)
+        return ask(after)
+
+    joining.Ask = wait_and_ask
     server = PublicIdentity.load(folder / "owner.crt")
     try:
         outcome = participate(participant, cluster, server, address, patience=5)

@@ -40,7 +40,7 @@ POLL: Final = 20.0
 """Seconds that a question may wait for its answer."""
 
 _MAX_SMALL: Final = 64 << 10
-_FAREWELL: Final = 2.0
+_FAREWELL: Final = 5.0
 _TURNS: Final = 3
 
 
@@ -119,7 +119,7 @@ class Coordinator(Group):
         self._agreement = b""
         self._task: Task | None = None
         self._over = False
-        self._asking = 0
+        self._present: set[str] = set()
         self._expected = set(self._participants)
         self._fetched: set[str] = set()
         self._silent: set[str] = set()
@@ -193,8 +193,8 @@ class Coordinator(Group):
         async with self._changed:
             self._over = True
             self._changed.notify_all()
-            # Whoever is asking hears of it before the door closes, or asks once more.
-            await self._wait(lambda: not self._asking, _FAREWELL)
+            # Whoever took part to the last asks again, and hears of it before the door closes.
+            await self._wait(lambda: not self._present, _FAREWELL)
         await self._listener.close()
         assert self._runner.server is not None
         transports = [handler.transport for handler in self._runner.server.connections]
@@ -220,17 +220,15 @@ class Coordinator(Group):
 
         async with self._changed:
             self._expected.add(caller.fingerprint)
-            self._asking += 1
-            try:
-                if not await self._wait(ready, POLL):
-                    return Answer()
-                if self._over:
-                    return Answer(over=True)
-                self._fetched.add(caller.fingerprint)
-                return Answer(self._task)
-            finally:
-                self._asking -= 1
+            self._present.add(caller.fingerprint)
+            if not await self._wait(ready, POLL):
+                return Answer()
+            if self._over:
+                self._present.discard(caller.fingerprint)
                 self._changed.notify_all()
+                return Answer(over=True)
+            self._fetched.add(caller.fingerprint)
+            return Answer(self._task)
 
     async def _tell(self, caller: PublicIdentity, told: Tell) -> None:
         async with self._changed:
@@ -253,6 +251,8 @@ class Coordinator(Group):
             self._expected &= self._fetched | set(self._told)
             await self._wait(lambda: self._expected <= set(self._told), self._timeout)
             self._expected &= set(self._told)
+            # Who does not sign goes.
+            self._present &= {who for who, why in self._told.items() if task.number or why is None}
             self._task, self._heard = None, _nobody
             self._silent = self._fetched - set(self._told)
             for who in self._participants:
