@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from tercet.crypto.identity import Identity
-from tercet.crypto.prg import SECRET_BYTES, fresh, seed_words
+from tercet.crypto.prg import SECRET_BYTES, fresh, seed_stream
 from tercet.errors import InputError, IntegrityError
 from tercet.protocol.base import Words
 from tercet.protocol.replicated.sharing import combine
@@ -22,6 +22,9 @@ from tercet.service.sum_messages import HEAD_BYTES, AskSum, Contribute, Told
 
 #: Seconds beyond a round's deadline, for its last contributions and its end.
 _GRACE = 120.0
+
+#: Words that are dealt at a time: what is done to them stays in the cache.
+_BLOCK = 1 << 15
 
 
 class Summed(NamedTuple):
@@ -56,10 +59,14 @@ class Summing:
     def bodies(self, round: int, words: Words) -> list[list[bytes | memoryview]]:
         """Return what each worker gets of a fresh sharing of ``words``."""
         seeds = [fresh(SECRET_BYTES) for _ in range(2)]
-        last = seed_words(seeds[0], TENSOR, words.size)
-        np.subtract(words, last, out=last)
-        last -= seed_words(seeds[1], TENSOR, words.size)
-        array = last.astype("<u8", copy=False).data.cast("B")
+        streams = [seed_stream(seed, TENSOR) for seed in seeds]
+        last = np.empty(words.size, "<u8")
+        for start in range(0, words.size, _BLOCK):
+            block = words[start : start + _BLOCK]
+            mask = streams[0].words(block.size)
+            mask += streams[1].words(block.size)
+            np.subtract(block, mask, out=last[start : start + _BLOCK])
+        array = last.data.cast("B")
         request = fresh(REQUEST_ID_BYTES)
         bodies: list[list[bytes | memoryview]] = []
         for pair in ((seeds[0], seeds[1]), (seeds[1], b""), (b"", seeds[0])):
