@@ -80,7 +80,7 @@ def _round(values: NDArray[Any], factor: float, out: NDArray[np.int64]) -> float
     """
     square = 0.0
     for place, reals in _blocks(values):
-        reals *= factor
+        np.multiply(reals, factor, out=reals)
         np.rint(reals, out=reals)
         square += _square(reals)
         out[place] = reals

@@ -13,11 +13,9 @@ from tercet.protocol.base import Partial, Share, Words
 from tercet.protocol.joint_seed import joint_seed
 from tercet.protocol.norm import coefficient_blocks
 from tercet.protocol.replicated.protocol import Replicated
-from tercet.protocol.replicated.sharing import OutputPart
 from tercet.protocol.replicated.verdict import verdicts
 from tercet.protocol.rounds import Steps
 from tercet.ring import kernels
-from tercet.runtime.release import release
 from tercet.runtime.session import Session
 
 #: Name under which a dealt seed expands to a contribution.
@@ -183,12 +181,6 @@ def noisy_sum(
 
     (result,), _ = session.run(steps(), timeout)
     return cast("Share", result)
-
-
-def open_sum(share: Share) -> OutputPart:
-    """Return this worker's part of a stored sum, whose record all three workers have signed."""
-    (part,) = release([share])
-    return part
 
 
 def _expand(pair: tuple[Half, Half], words: int) -> Share:

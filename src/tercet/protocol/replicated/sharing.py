@@ -111,10 +111,8 @@ class OutputPart(msgspec.Struct, frozen=True):
 
 def output_part(share: Share) -> OutputPart:
     """Return what the holder of ``share`` releases to the receiver."""
-    first, second = (
-        np.ascontiguousarray(p).astype("<u8", copy=False).tobytes() for p in share.parts
-    )
-    return OutputPart(first, _output_digest(second))
+    first, second = (np.ascontiguousarray(p).astype("<u8", copy=False) for p in share.parts)
+    return OutputPart(first.tobytes(), output_digest(second.data.cast("B")))
 
 
 def combine(parts: Sequence[OutputPart], shape: Sequence[int]) -> Words:
@@ -127,7 +125,7 @@ def combine(parts: Sequence[OutputPart], shape: Sequence[int]) -> Words:
     total = np.zeros(size, dtype=np.uint64)
     for index, part in enumerate(parts):
         holder = (index - 1) % WORKERS
-        same = parts[holder].other_digest == _output_digest(part.summand)
+        same = parts[holder].other_digest == output_digest(part.summand)
         if len(part.summand) != 8 * size or not same:
             raise IntegrityError(
                 f"workers {holder} and {index} released different output shares",
@@ -137,5 +135,12 @@ def combine(parts: Sequence[OutputPart], shape: Sequence[int]) -> Words:
     return total.reshape(shape)
 
 
-def _output_digest(summand: bytes) -> bytes:
-    return hashlib.sha256(b"tercet output v1\0" + summand).digest()
+def output_digest(summand: bytes | memoryview) -> bytes:
+    """Return the SHA-256 by which the receiver compares a summand with what its other holder says.
+
+    Args:
+        summand: ring elements, little-endian.
+    """
+    state = hashlib.sha256(b"tercet output v1\0")
+    state.update(summand)
+    return state.digest()
