@@ -12,6 +12,7 @@ from tercet.crypto.prg import seed_stream, seed_words
 from tercet.protocol.base import Partial, Share, Words
 from tercet.protocol.joint_seed import joint_seed
 from tercet.protocol.norm import coefficient_blocks
+from tercet.protocol.replicated.packed import Packed, packed_reshare
 from tercet.protocol.replicated.protocol import Replicated
 from tercet.protocol.replicated.verdict import verdicts
 from tercet.protocol.rounds import Steps
@@ -20,6 +21,10 @@ from tercet.runtime.session import Session
 
 #: Name under which a dealt seed expands to a contribution.
 TENSOR = "update"
+
+#: Bits of a sum with its noise, which stays below 2^38 (see ``service.aggregation_terms``), with
+#: its sign, in whole bytes: all that is opened.
+SUM_BITS = 40
 
 #: Words of a contribution that are dealt with at a time: what is done to them stays in the cache.
 _BLOCK = 1 << 15
@@ -165,8 +170,8 @@ def _check(
 
 def noisy_sum(
     session: Session, total: RunningSum, noise: NDArray[np.int64] | None, timeout: float
-) -> Share:
-    """Return a fresh sharing of the sum and of all three workers' noise.
+) -> Packed:
+    """Return a fresh sharing, modulo 2^``SUM_BITS``, of the sum and of all three workers' noise.
 
     ``noise`` (words,) is this worker's own and enters as a summand that nobody else sees: what
     leaves is masked by a share of zero.
@@ -176,11 +181,12 @@ def noisy_sum(
     """
     mine = total.parts[0] if noise is None else total.parts[0] + noise.view(np.uint64)
 
-    def steps() -> Iterator[Steps[Share]]:
-        yield session.protocol(0).reshare(Partial((mine,)), "sum")
+    def steps() -> Iterator[Steps[Packed]]:
+        protocol = cast("Replicated", session.protocol(0))
+        yield packed_reshare(protocol, Partial((mine,)), SUM_BITS, "sum")
 
     (result,), _ = session.run(steps(), timeout)
-    return cast("Share", result)
+    return cast("Packed", result)
 
 
 def _expand(pair: tuple[Half, Half], words: int) -> Share:

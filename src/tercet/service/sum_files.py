@@ -8,18 +8,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
-
 from tercet.errors import StorageError, WorkerError
-from tercet.protocol.base import Words
 from tercet.protocol.replicated.sharing import output_digest
 from tercet.service.shares import sync_folder
 
 SUFFIX = ".sum"
 
 
-def write_sum(path: Path, summand: Words) -> None:
-    """Write ring elements to a file, whole or not at all, durably.
+def write_sum(path: Path, summand: memoryview) -> None:
+    """Write a summand to a file, whole or not at all, durably.
 
     Raises:
         StorageError: if the disk refuses; nothing is left then.
@@ -28,7 +25,7 @@ def write_sum(path: Path, summand: Words) -> None:
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "wb") as file:
-            file.write(np.ascontiguousarray(summand).astype("<u8", copy=False).data)
+            file.write(summand)
             file.flush()
             os.fsync(descriptor)
         os.replace(partial, path)

@@ -13,7 +13,7 @@ from tercet.crypto.prg import SECRET_BYTES, fresh, seed_stream
 from tercet.errors import InputError, IntegrityError
 from tercet.protocol.base import Words
 from tercet.protocol.replicated.sharing import combine
-from tercet.runtime.aggregation import TENSOR
+from tercet.runtime.aggregation import SUM_BITS, TENSOR
 from tercet.service.aggregation_terms import AggregationTerms
 from tercet.service.config import WORKERS, ClusterConfig
 from tercet.service.connection import Connection
@@ -97,5 +97,5 @@ class Summing:
             raise IntegrityError(
                 "the workers name different contributors", "Tell the workers' operators"
             )
-        words = combine([t.part for t in told], (self._terms.words,))
+        words = combine([t.part for t in told], (self._terms.words,), SUM_BITS)
         return Summed(np.asarray(words), told[0].contributors, told[0].dropped)

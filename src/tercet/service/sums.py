@@ -12,11 +12,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 from tercet.errors import TercetError, WorkerError
 from tercet.net.transport import Transport
-from tercet.protocol.base import Share
+from tercet.protocol.replicated.packed import Packed
 from tercet.protocol.replicated.sharing import output_digest
 from tercet.runtime.aggregation import Checked, Half, RunningSum, fold, noisy_sum
 from tercet.runtime.noise import NoiseAhead
@@ -145,9 +143,9 @@ class Sums:
         total = lane.take(job.position, job.words)
         noise = self._noise.take(job.words, job.variance) if job.variance else None
         with _Opened(self._name, self._transport, job) as session:
-            share = noisy_sum(session, total, noise, self._timeout)
-        digests = self._hashing.submit(_digests, share)  # while the disk is busy
-        write_sum(Path(job.path), share.parts[0])
+            packed = noisy_sum(session, total, noise, self._timeout)
+        digests = self._hashing.submit(_digests, packed)  # while the disk is busy
+        write_sum(Path(job.path), packed.first.data)
         return Finished(job.number, digests.result())
 
 
@@ -167,6 +165,5 @@ class _Opened:
         self._session.close()
 
 
-def _digests(share: Share) -> SumDigests:
-    first, second = (np.ascontiguousarray(p).astype("<u8", copy=False) for p in share.parts)
-    return SumDigests(output_digest(first.data.cast("B")), output_digest(second.data.cast("B")))
+def _digests(packed: Packed) -> SumDigests:
+    return SumDigests(output_digest(packed.first.data), output_digest(packed.second.data))
