@@ -162,7 +162,7 @@ def run_rounds(
             contributors: tuple[str, ...] = ()
             try:
                 done = {who for who, failure in told.items() if not failure}
-                opened = _open(server, number, done | silent)
+                opened = _open(server, number, done | silent, told.keys() - done)
             except RefusedError:
                 failures += 1
                 if failures == _FAILURES:
@@ -183,16 +183,16 @@ def run_rounds(
     return unflatten(vector, shapes), made
 
 
-def _open(server: Server, number: int, asked: set[str]) -> Aggregate:
-    """Open the sum of those who have contributed, or may have.
+def _open(server: Server, number: int, awaited: set[str], failed: set[str]) -> Aggregate:
+    """Open the sum of those who have contributed, or may have; who failed may have before it did.
 
     Raises:
         RefusedError: they are too few.
     """
-    if len(asked) < server.terms.minimum:
+    if len(awaited) < server.terms.minimum:
         raise RefusedError(
-            f"{len(asked)} contributed to round {number} of {server.terms.name!r}, which takes "
+            f"{len(awaited)} contributed to round {number} of {server.terms.name!r}, which takes "
             f"{server.terms.minimum}",
             "See why the others are absent",
         )
-    return server.aggregate(number - 1, sorted(asked))
+    return server.aggregate(number - 1, sorted(awaited | failed), sorted(awaited))

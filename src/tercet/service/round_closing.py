@@ -68,8 +68,9 @@ class Closing:
         asked: Asked | None = None
         try:
             bound = binding(
-                "aggregate", request.agreement.hex(), str(request.round), *request.participants
-            )
+                "aggregate", request.agreement.hex(), str(request.round),
+                *request.participants, "awaited", *request.awaited,
+            )  # fmt: skip
             nonces = await self._agreement.agree(
                 request.id, bound, dict.fromkeys(self._table.peers, b"")
             )
@@ -128,6 +129,8 @@ class Closing:
         asked = request.participants
         if list(asked) != sorted(set(asked)) or not set(asked) <= set(terms.participants):
             raise RefusedError("a list of other participants", "The agreement names them")
+        if not set(request.awaited) <= set(asked):
+            raise RefusedError("a round that waits for others than it asks", "Ask for them as well")
         if len(asked) < terms.minimum:
             raise RefusedError(
                 f"a round with {len(asked)} participants where {terms.minimum} must contribute",

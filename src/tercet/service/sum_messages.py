@@ -31,13 +31,15 @@ class Contribute(msgspec.Struct, frozen=True):
 class AskSum(msgspec.Struct, frozen=True):
     """Server: close round ``round`` and give me your part of its sum.
 
-    ``participants`` are fingerprints, ascending, of those who were to contribute.
+    ``participants`` are fingerprints, ascending, of those who were to contribute; ``awaited`` of
+    those among them for whom the round waits.
     """
 
     id: bytes
     agreement: bytes
     round: int
     participants: tuple[str, ...]
+    awaited: tuple[str, ...]
 
 
 class Told(msgspec.Struct, frozen=True):

@@ -81,14 +81,18 @@ class Summing:
         self._connection.send_all("/v1/sums/contribute", bodies, type(None), timeout)
         return sum(len(part) for body in bodies for part in body)
 
-    def aggregate(self, round: int, participants: Sequence[str] | None) -> Summed:
+    def aggregate(
+        self, round: int, participants: Sequence[str] | None, awaited: Sequence[str] | None = None
+    ) -> Summed:
         """Close a round and return what it opened."""
         if participants is not None and not all(isinstance(p, str) for p in participants):
             raise InputError("participants that are no fingerprints", "Give `fingerprint`s")
         asked = self._terms.participants if participants is None else participants
+        waits = asked if awaited is None else awaited
         question = AskSum(
-            fresh(REQUEST_ID_BYTES), self._agreement, round, tuple(sorted(set(asked)))
-        )
+            fresh(REQUEST_ID_BYTES), self._agreement, round,
+            tuple(sorted(set(asked))), tuple(sorted(set(waits))),
+        )  # fmt: skip
         timeout = self._terms.deadline + _GRACE
         told = self._connection.ask_all("/v1/sums/aggregate", [question] * WORKERS, Told, timeout)
         if any(
