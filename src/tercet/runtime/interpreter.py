@@ -285,6 +285,9 @@ LOCAL: dict[str, Callable[[Step], Value]] = {
 
 ROUNDS: dict[str, Callable[[Step], Steps[Any]]] = {
     "truncate": _truncate,
+    "truncate_fresh": lambda step: step.protocol.truncate_fresh(
+        step.args[0], step.attr("shift"), step.at
+    ),
     "relu": _relu,
     "round": lambda step: step.protocol.round(step.args[0], step.attr("shift"), step.at),
     "rectify": lambda step: step.protocol.rectify(
