@@ -110,7 +110,7 @@ def answer_digits(
         bits,
         words_array(reverse, "reverse"),
         first,
-        np.ascontiguousarray(lent),
+        lent,
         words_array(units, "units"),
         words_array(offsets, "offsets"),
         words_array(masks, "masks"),
@@ -126,5 +126,5 @@ def find_zero(one: Rows, two: Rows, bits: int, n: int) -> Words:
         ValueError: if the shapes do not fit.
     """
     out = np.empty(-(-n // 64), np.uint64)
-    _native.find_zero(np.ascontiguousarray(one), np.ascontiguousarray(two), bits, n, out)
+    _native.find_zero(one, two, bits, n, out)
     return out

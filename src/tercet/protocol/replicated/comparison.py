@@ -19,16 +19,18 @@ def sign_opened(
     party: Party, split: Split, shift: int, bits: int, plane: Words, at: str
 ) -> Steps[Words]:
     """Return the opened plane sign xor r, with ``plane`` this worker's half of r."""
-    way = digits if by_digits(bits, split.size) else sign
-    return way.sign_opened(party, split, shift, bits, plane, at)
+    if by_digits(bits, split.size):
+        return digits.sign_opened(party, split, shift, bits, plane, at)
+    return sign.sign_opened(party, split, shift, bits, plane, at)
 
 
 def sign_shared(
     party: Party, split: Split, shift: int, bits: int, at: str
 ) -> Steps[tuple[Words, Words]]:
     """Return the sign as a boolean sharing."""
-    way = digits if by_digits(bits, split.size) else sign
-    return way.sign_shared(party, split, shift, bits, at)
+    if by_digits(bits, split.size):
+        return digits.sign_shared(party, split, shift, bits, at)
+    return sign.sign_shared(party, split, shift, bits, at)
 
 
 @cache

@@ -81,6 +81,7 @@ def _answer(party: Party, split: Split, shift: int, bits: int, half: Words, at: 
     """Let worker 0 find sign xor q, with ``half`` q."""
     size, lent = split.size, digits.lent_digits(bits)
     rows = digits.word_rows(digits.digits(bits), bits)
+    copies: Words | digits.Rows
     if party.index == 1:
         words_lent = digits.word_rows(lent, bits)
         copies = party.of_lender("digits", at, words_lent * size).reshape(-1, size)

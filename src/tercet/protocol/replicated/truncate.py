@@ -49,9 +49,13 @@ def truncated_fresh(party: Party, split: Split, shift: int, at: str) -> Steps[Sh
     size = split.size
     _, _, packed = _lent(split, shift, None)
     if party.index == 0:
-        masks = party.of_lender("lend", at, size).reshape(1, size)
-        masks_low = party.of_lender("lend low", at, packed)
-        lent, low = steps.truncate_lend(split.known, shift, None, masks, masks_low)
+        lent, low = steps.truncate_lend(
+            split.known,
+            shift,
+            None,
+            party.of_lender("lend", at, size).reshape(1, size),
+            party.of_lender("lend low", at, packed),
+        )
         yield Round(to_prev=[lent, low])
         received = yield Round(from_next=8 * size, from_prev=8 * size)
         return Share((words(received.from_prev, size), words(received.from_next, size)))
