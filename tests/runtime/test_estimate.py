@@ -67,7 +67,7 @@ def _everything() -> Program:
     x = builder.input("x", Role.INPUT, (-1, 4, 4, 2))
     public = builder.input("p", Role.PUBLIC, (4, 4, 2))
     two = {"window": (1, 2, 2, 1), "strides": (1, 2, 2, 1), "low": (0,) * 4, "high": (0, 1, 1, 0)}
-    y = builder.emit("truncate", builder.emit("mul", x, public), shift=16)
+    y = builder.emit("truncate_fresh", builder.emit("mul", x, public), shift=16)
     bit = builder.emit("negative", builder.emit("mul", x, x), shift=16, bits=30)
     bit = builder.emit("bit_and", bit, builder.emit("bit_not", bit))
     y = builder.emit("maximum", y, builder.emit("select", bit, x), bits=40)
