@@ -4,6 +4,7 @@
 
 #include "bits_portable.hpp"
 #include "depthwise.hpp"
+#include "digits.hpp"
 #include "dot.hpp"
 #include "gemm.hpp"
 #include "leaf.hpp"
@@ -35,6 +36,9 @@ const KernelTable portable_kernels = {
     .choose_block = choose_block,
     .leaf_monomials = leaf_monomials,
     .leaf_answers = leaf_answers,
+    .lend_digits = lend_digits,
+    .answer_digits = answer_digits,
+    .find_zero = find_zero,
 };
 
 }  // namespace tercet

@@ -110,6 +110,58 @@ struct AnswersLeaf {
     u64* propagate_third;
 };
 
+// A comparison by digits (digits.hpp): most bits, of the smaller prime, and most digits.
+constexpr int most_bits = 60;
+constexpr int small_bits = 24;
+constexpr int max_digits = most_bits / 2;
+
+// Digits of a comparison of `bits` bits, and the rows that worker 0 lends for it.
+constexpr int digit_count(int bits) { return (bits + 1) / 2; }
+constexpr int lent_digits(int bits) { return 3 * digit_count(bits) - (bits % 2 != 0 ? 4 : 2); }
+// The bits of an element in a message, and the digits that a word of randomness gives.
+constexpr int digit_bits(int bits) { return bits <= small_bits ? 4 : 5; }
+constexpr int digits_per_word(int bits) { return bits <= small_bits ? 4 : 3; }
+
+// Bits `shift` to `shift + bits - 2` of u at worker 0. `out` has rows of `stride` bytes, whose
+// first n are written; `masks` rows of n words.
+struct DigitsLend {
+    index_t n;
+    index_t stride;
+    int bits;
+    int shift;
+    const u64* u;
+    const u64* masks;
+    std::uint8_t* out;
+};
+
+// The answer of worker 1 (`first`), whose copies follow from `lent_words`, or of worker 2, to which
+// they were sent. `reverse` is a bit plane: whether to find u < w.
+struct DigitsAnswer {
+    index_t n;
+    index_t stride;
+    int bits;
+    int shift;
+    bool first;
+    const u64* v;
+    const u64* reverse;
+    const u64* lent_words;
+    const std::uint8_t* lent;
+    const u64* units;
+    const u64* offsets;
+    const u64* masks;
+    std::uint8_t* out;
+};
+
+// Whether the two answers have a zero: a bit plane.
+struct DigitsZero {
+    index_t n;
+    index_t stride;
+    int bits;
+    const std::uint8_t* one;
+    const std::uint8_t* two;
+    u64* out;
+};
+
 struct KernelTable {
     const char* name;
     index_t rows;   // rows of the register tile
@@ -149,6 +201,9 @@ struct KernelTable {
     // Leaves of 1 to 4 bits.
     void (*leaf_monomials)(const MonomialsLeaf& leaf, int size);
     void (*leaf_answers)(const AnswersLeaf& leaf, int size);
+    void (*lend_digits)(const DigitsLend& all);
+    void (*answer_digits)(const DigitsAnswer& all);
+    void (*find_zero)(const DigitsZero& all);
 };
 
 }  // namespace tercet

@@ -178,6 +178,7 @@ EVALUATORS: Mapping[str, Callable[..., np.ndarray]] = {
     "matmul": np.matmul,
     "conv": _conv,
     "truncate": lambda x, shift: x,
+    "truncate_fresh": lambda x, shift: x,
     "relu": lambda x, shift, bits: np.maximum(x, 0),
     "negative": lambda x, shift, bits: x < 0,
     "bit_not": np.logical_not,

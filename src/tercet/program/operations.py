@@ -333,6 +333,7 @@ OPERATIONS: dict[str, Operation] = {
             tuples=("strides", "low", "high", "input_dilation", "kernel_dilation"),
         ),
         Operation("truncate", 1, _truncate, ints=("shift",)),
+        Operation("truncate_fresh", 1, _truncate, ints=("shift",)),
         Operation("relu", 1, _relu, ints=("shift", "bits")),
         Operation("negative", 1, _negative, ints=("shift", "bits")),
         Operation("reshare", 1, _reshare),

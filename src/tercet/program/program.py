@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from enum import StrEnum
-from typing import TypeAlias
+from functools import cached_property
+from math import prod
+from typing import TypeAlias, cast
 
 import msgspec
 
@@ -57,7 +59,12 @@ class Instruction(msgspec.Struct, frozen=True):
     source: str = ""
 
 
-class Program(msgspec.Struct, frozen=True):
+def _elements(instruction: Instruction) -> int:
+    window = instruction.attrs["window"] if instruction.op == "max_pool" else ()
+    return prod(map(abs, instruction.type.shape)) * prod(cast("Shape", window))
+
+
+class Program(msgspec.Struct, frozen=True, dict=True):
     """A whole computation in Tercet's language.
 
     ``scale`` is f, the fractional bits of inputs, weights and outputs. ``protocol`` names the
@@ -82,6 +89,21 @@ class Program(msgspec.Struct, frozen=True):
     def named(self, role: Role) -> tuple[tuple[int, Input], ...]:
         """Return ``(value number, input)`` of every input with ``role``, in order."""
         return tuple((i, v) for i, v in enumerate(self.inputs) if v.role is role)
+
+    @cached_property
+    def dying(self) -> tuple[tuple[int, ...], ...]:
+        """For each instruction the values that nothing uses after it."""
+        last = {a: n for n, i in enumerate(self.instructions) for a in i.args}
+        dying: list[list[int]] = [[] for _ in self.instructions]
+        for value, number in last.items():
+            if value not in self.outputs:
+                dying[number].append(value)
+        return tuple(map(tuple, dying))
+
+    @cached_property
+    def row_elements(self) -> int:
+        """Elements of the largest value of one row, a max pool's windows laid side by side."""
+        return max((_elements(i) for i in self.instructions), default=1)
 
     @property
     def guarded(self) -> bool:

@@ -131,6 +131,10 @@ class Protocol(ABC):
         """
 
     @abstractmethod
+    def truncate_fresh(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
+        """Return ``truncate``'s result in a fresh sharing, as ``reshare`` makes it."""
+
+    @abstractmethod
     def round(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
         """Return x / 2^shift for signed |x| < 2^62 - 2^shift, rounded to a neighbour, unbiased.
 

@@ -57,6 +57,11 @@ class Counting(Protocol):
         cost = self._model.truncate(x.size, shift, isinstance(x, Partial))
         return self._spend(cost, Share((x.parts[0],)))
 
+    def truncate_fresh(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
+        """Count."""
+        cost = self._model.truncate_fresh(x.size, shift, isinstance(x, Partial))
+        return self._spend(cost, Share((x.parts[0],)))
+
     def round(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
         """Count."""
         return self.truncate(x, shift, at)

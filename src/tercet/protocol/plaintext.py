@@ -46,6 +46,10 @@ class Plaintext(Protocol):
         """Return floor(x / 2^shift)."""
         return done(Share((_truncate(x.parts[0], shift),)))
 
+    def truncate_fresh(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
+        """Return floor(x / 2^shift)."""
+        return self.truncate(x, shift, at)
+
     def round(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
         """Return x / 2^shift, rounded to the nearest."""
         return done(Share((_round(x.parts[0], shift),)))

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import prod
-from typing import cast
 
 import numpy as np
 
-from tercet.program.checks import multiply_extents
-from tercet.program.program import Instruction, Program, Role
-from tercet.program.types import Shape, bind_shape
+from tercet.program.program import Program, Role
+from tercet.program.types import bind_shape
 from tercet.protocol.base import Share
 from tercet.protocol.replicated.sharing import OutputPart, Summand, expand
 from tercet.protocol.rounds import Steps
@@ -27,14 +24,7 @@ INPUT_NAME = "input"
 
 def slice_rows(program: Program) -> int:
     """Return the rows of a slice: the same at all workers, as it follows from the program."""
-    sizes = [multiply_extents(i.type.shape)[0] for i in program.instructions]
-    sizes += [_windows(i) for i in program.instructions if i.op == "max_pool"]
-    return max(1, min(SLICE_ROWS, SLICE_ELEMENTS // max(sizes, default=1)))
-
-
-def _windows(pool: Instruction) -> int:
-    """Return the elements of all windows of a row, which a max pool lays side by side."""
-    return multiply_extents(pool.type.shape)[0] * prod(cast("Shape", pool.attrs["window"]))
+    return max(1, min(SLICE_ROWS, SLICE_ELEMENTS // max(program.row_elements, 1)))
 
 
 def run_batch(

@@ -299,13 +299,26 @@ class Line(msgspec.Struct, frozen=True):
 # Between workers, on their control link.
 
 
+class TagKey(msgspec.Struct, frozen=True, tag=True):
+    """The key of the tags of what we hold in common, while this link stands."""
+
+    key: bytes
+
+    def __repr__(self) -> str:
+        return "TagKey(<secret>)"
+
+
 class Offer(msgspec.Struct, frozen=True, tag=True):
-    """I have received ``id``; ``binding`` is what was asked, ``digest`` our common summand's."""
+    """I have received ``id``; ``binding`` is what was asked, ``digest`` our common summand's.
+
+    ``tag`` is what only the third worker can check: of the summand that I hold in common with it.
+    """
 
     id: bytes
     binding: bytes
     digest: bytes
     nonce: bytes
+    tag: bytes
 
 
 class Withdraw(msgspec.Struct, frozen=True, tag=True):
@@ -384,7 +397,8 @@ class Farewell(msgspec.Struct, frozen=True, tag=True):
 
 
 PeerMessage = (
-    Offer
+    TagKey
+    | Offer
     | Withdraw
     | Run
     | Accepted

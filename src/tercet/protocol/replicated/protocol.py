@@ -17,6 +17,7 @@ import numpy as np
 
 from tercet.crypto.prg import Streams
 from tercet.protocol.base import Bits, Kernel, Partial, Protocol, Share, Words
+from tercet.protocol.replicated.comparison import sign_opened, sign_shared
 from tercet.protocol.replicated.layout import AHEAD, relu_layout, truncate_layout
 from tercet.protocol.replicated.party import Party
 from tercet.protocol.replicated.select import (
@@ -28,9 +29,9 @@ from tercet.protocol.replicated.select import (
     masked_multiple,
     open_flipped,
 )
-from tercet.protocol.replicated.sign import and_gate, sign_opened, sign_shared
+from tercet.protocol.replicated.sign import and_gate
 from tercet.protocol.replicated.split import Split, split_partial, split_share
-from tercet.protocol.replicated.truncate import truncated
+from tercet.protocol.replicated.truncate import truncated, truncated_fresh
 from tercet.protocol.rounds import Round, Steps, done, together, words
 
 
@@ -107,6 +108,17 @@ class Replicated(Protocol):
         _, (result, _) = cast(
             "tuple[None, tuple[Share, None]]",
             (yield from together(begin, truncated(self.party, split, shift, None, at))),
+        )
+        return _shaped(result, x.shape)
+
+    def truncate_fresh(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
+        """Two rounds (see ``truncate``)."""
+        if x.size <= AHEAD:
+            self.party.draw_ahead(at, truncate_layout(x.size, shift, isinstance(x, Partial), True))
+        split, begin = self._split(x, at)
+        _, result = cast(
+            "tuple[None, Share]",
+            (yield from together(begin, truncated_fresh(self.party, split, shift, at))),
         )
         return _shaped(result, x.shape)
 
