@@ -126,6 +126,11 @@ def _one_hot(x: np.ndarray, classes: int, bits: int) -> np.ndarray:
     return np.eye(classes)[np.clip(np.rint(x), 0, classes - 1).astype(int)]
 
 
+def _top_k(x: np.ndarray, k: int) -> np.ndarray:
+    places = np.argsort(-x, axis=-1, kind="stable")[..., :k]
+    return np.stack((places, np.take_along_axis(x, places, -1)), -1)
+
+
 def _cumsum(x: np.ndarray, axis: int, reverse: int) -> np.ndarray:
     return np.flip(np.cumsum(np.flip(x, axis), axis), axis) if reverse else np.cumsum(x, axis)
 
@@ -189,6 +194,8 @@ EVALUATORS: Mapping[str, Callable[..., np.ndarray]] = {
     "softmax": _softmax,
     "log_softmax": _log_softmax,
     "sort": lambda x, axis, bits: np.sort(x, axis),
+    "argmax": lambda x, axis: x.argmax(axis),
+    "top_k": _top_k,
     "one_hot": _one_hot,
     "cumsum": _cumsum,
     "rsqrt": lambda x, scale, bits: x**-0.5,

@@ -110,8 +110,6 @@ UNSUPPORTED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
     "sine": (_of(torch.sin), ("'1' (Function)", "sine")),
     "rounding": (_of(torch.round), ("'1' (Function)", "rounding")),
     "running product": (_of(lambda x: x.cumprod(1)), ("cumulative product", "logarithms")),
-    "top-k": (_of(lambda x: x.topk(2).values), ("top-k", "Release the scores")),
-    "argmax": (_of(lambda x: x.argmax(1)), ("argmax",)),
     "random": (_of(lambda x: x + torch.rand_like(x)), ("'1' (Function)", "rand")),
     "large table": (
         nn.Sequential(Function(lambda x: x.long()), nn.Embedding(5000, 2)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from tercet.frontend.foreign import Foreign
@@ -178,6 +178,11 @@ def drop_dead(graph: Graph) -> Graph:
     kept = []
     for node in reversed(graph.nodes):
         if any(o.number in needed for o in node.outputs):
-            kept.append(node)
-            needed.update(i.number for i in node.inputs if isinstance(i, Var))
+            used = node
+            if node.name == "sort" and not any(o.number in needed for o in node.outputs[1:]):
+                # Places that nobody asks for: sorting alone is cheaper.
+                keys = node.params["num_keys"]
+                used = replace(node, inputs=node.inputs[:keys], outputs=node.outputs[:keys])
+            kept.append(used)
+            needed.update(i.number for i in used.inputs if isinstance(i, Var))
     return Graph(tuple(reversed(kept)), graph.arguments, graph.constants, graph.results)

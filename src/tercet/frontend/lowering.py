@@ -154,6 +154,10 @@ class Lowering:
         """Return -x."""
         if isinstance(x, Known):
             return derive("neg", -x.array, x.shape, x)
+        return self.negated(x)
+
+    def negated(self, x: Secret) -> Secret:
+        """Return -x."""
         return self.emit("neg", x.handle)
 
     def add(self, x: Value, y: Value) -> Value:
