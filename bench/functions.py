@@ -87,8 +87,7 @@ lookups at public places are local and exact. x / y (`divide`, about 800 bytes a
 y has as many, 67 rounds; y is normalised once for all that it divides): within 1e-4 or 2 units for
 |x| < 2^(30-f) and 2^-f <= |y| < 2^(30-f) (1 - 2^-6); a quotient beyond 2^14 saturates between 2^14
 and 2^18. Softmax: absolute error 2^-f + 1e-5; log-softmax: 2^-f + 2e-5, both for up to 4,096
-classes. A lookup at a secret place in a table of n rows takes n products with a shared bit (33
-bytes each); an index outside the table counts as its first or last row.
+classes.
 """
 
 _SOURCES = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tercet.function.lookup import lookup
 from tercet.function.maximum import reduce_max
 from tercet.function.sort import sort
 from tercet.function.top import argmax, top_k
@@ -64,6 +65,20 @@ def cost(selection: Selection, count: int) -> tuple[float, int]:
     return counting.bytes / ROWS / 1e3, rounds
 
 
+#: Rows and width of tables.
+TABLES = ((100, 16), (4_096, 64), (30_522, 64), (30_522, 768), (262_144, 64))
+#: Places that are looked up at once.
+PLACES = 128
+
+
+def lookup_cost(count: int, width: int) -> tuple[float, int]:
+    """Return kilobytes a place and rounds at 16 fractional bits."""
+    counting = Counting(ReplicatedCost())
+    index, table = Share((zeros((1, PLACES)),)), Share((zeros((count, width)),))
+    rounds = count_rounds(lookup(counting, index, table, 0, 16, 62, "f"))
+    return counting.bytes / PLACES / 1e3, rounds
+
+
 _HEAD = """
 ## By the order of numbers
 
@@ -79,8 +94,25 @@ and 65,536 numbers, what is found is another number than the largest, and its pl
 
 _TAIL = """
 Refused by name: several sort keys, sorting one array along another, running maxima, ranking the
-rows of a batch. The network is Batcher's; of top-k and argmax only the part that the answer needs is
-run, on numbers that carry their place in bits below the last one.
+rows of a batch. The network is Batcher's; of top-k and argmax only the part that the answer needs
+is run, on numbers that carry their place in bits below the last one.
+"""
+
+
+_LOOKUPS = """
+## Lookups at secret places
+
+Exact; in a table of up to 262,144 rows, or in one for each row of the batch (take_along_axis). A
+place below 0 or beyond the table counts as its first or last row, but for what a framework does
+with negative places before. A place in n rows is spelled by two one-hot vectors of A and B
+entries, A B >= n: the
+first takes B neighbouring rows out of the table, the second one of them. Bytes a place: 33 (A + B)
+for the products of bits and numbers and 24 B w for the resend, w the width; B is the power of two
+that makes them least. Each place costs n w multiply-adds, as an embedding by one-hot vectors does.
+No array is larger than A or B w for each place.
+
+| table | KB a place | rounds |
+|---|---|---|
 """
 
 
@@ -94,5 +126,8 @@ def section() -> str:
             f"| {' / '.join(f'{c:.3g}' for c, _ in costs)} "
             f"| {' / '.join(str(r) for _, r in costs)} |\n"
         )
-    lines.append(_TAIL)
+    lines += [_TAIL, _LOOKUPS]
+    for count, width in TABLES:
+        sent, rounds = lookup_cost(count, width)
+        lines.append(f"| {count:,} x {width} | {sent:.3g} | {rounds} |\n")
     return "".join(lines)

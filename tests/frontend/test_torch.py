@@ -112,8 +112,8 @@ UNSUPPORTED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
     "running product": (_of(lambda x: x.cumprod(1)), ("cumulative product", "logarithms")),
     "random": (_of(lambda x: x + torch.rand_like(x)), ("'1' (Function)", "rand")),
     "large table": (
-        nn.Sequential(Function(lambda x: x.long()), nn.Embedding(5000, 2)),
-        ("'1' (Embedding)", "table lookup"),
+        nn.Sequential(Function(lambda x: x.long()), nn.Embedding(300_000, 1)),
+        ("'1' (Embedding)", "table lookup", "262,144"),
     ),
     "branch": (
         _of(lambda x: torch.cond(x.sum() > 0, lambda y: y + 1, lambda y: y - 1, (x,))),

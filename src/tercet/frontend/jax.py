@@ -138,9 +138,7 @@ def lower(
     low = Lowering(scale, dict(naming.kinds), naming.canonical)
     refused: list[tuple[str, ModelError]] = []
     data, *parameters = graph.arguments
-    scope: dict[int, Value] = {
-        data.number: Secret(low.builder.input("input", Role.INPUT, data.shape), data.shape)
-    }
+    scope: dict[int, Value] = {data.number: _input(low, graph, data)}
     for var, (name, array) in zip(parameters, weights.items(), strict=True):
         numbers = np.asarray(array)
         scope[var.number] = Known(numbers, var.shape, Taint.MODEL, f"weight {name}", name)
@@ -171,6 +169,20 @@ def lower(
     if isinstance(output, Known):
         raise ModelError("the output does not depend on the input", "Check the model")
     return Lowered(low.builder.finish(output.handle), low.arrays, refused)
+
+
+def _input(low: Lowering, graph: Graph, data: Var) -> Secret:
+    """Return the client's input, in units of the program's scale."""
+    reads = [n for n in graph.nodes if data in n.inputs]
+    if not reads or not all(map(_makes_whole, reads)):
+        return Secret(low.builder.input("input", Role.INPUT, data.shape), data.shape)
+    # Whole numbers may be larger than others: the ids of tokens, say.
+    handle = low.builder.input("input", Role.INPUT, data.shape, scale=0)
+    return low.emit("shift_left", handle, bits=low.scale)
+
+
+def _makes_whole(node: Node) -> bool:
+    return node.name == "convert_element_type" and np.dtype(node.params["new_dtype"]).kind in "iu"
 
 
 def apply(

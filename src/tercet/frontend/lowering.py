@@ -327,7 +327,7 @@ class Lowering:
         return derive(name, np.asarray(function(x.array, y.array)), shape, x, y)
 
 
-_MOVES = frozenset({"reshape", "broadcast", "transpose", "slice"})
+_MOVES = frozenset({"reshape", "broadcast", "transpose", "slice", "shift_left"})
 _KEEPS_SIGN = frozenset({"sum", "reshape", "broadcast", "transpose", "slice", "window_sum", "add"})
 _POSITIVE = frozenset({"abs", "exp", "relu", "rsqrt", "sigmoid", "softmax", "softplus", "sqrt"})
 

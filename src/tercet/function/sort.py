@@ -7,15 +7,12 @@ rest is dropped on the way: for a single one a tournament remains.
 
 from __future__ import annotations
 
-from typing import TypeAlias, cast
+from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tercet.protocol.base import Protocol, Share, Words, subtract
+from tercet.protocol.base import Places, Protocol, Share, Words, subtract
 from tercet.protocol.rounds import Steps
-
-Places: TypeAlias = NDArray[np.int64]
 
 
 def sort(protocol: Protocol, x: Share, axis: int, bits: int, at: str) -> Steps[Share]:

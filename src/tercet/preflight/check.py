@@ -30,7 +30,7 @@ from tercet.runtime.calibrate import Ranges, measure
 from tercet.runtime.estimate import InstructionCost, estimate
 
 #: Operations of the language that are exact although they stand among the functions.
-_EXACT = {"abs", "sort", "one_hot", "cumsum"}
+_EXACT = {"abs", "sort", "lookup", "cumsum"}
 _FUNCTIONS = {o.name for o in FUNCTION_OPERATIONS} - _EXACT
 #: Multiply-adds a second of one core, and products of shares that the busiest worker computes.
 _MACS, _PRODUCTS = 8e9, 2

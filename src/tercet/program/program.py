@@ -102,6 +102,11 @@ class Program(msgspec.Struct, frozen=True):
         (only,) = self.named(Role.INPUT)
         return only[1].type.shape
 
+    def input_scale(self) -> int:
+        """Return the fractional bits of the client's input: none if it is whole numbers."""
+        (only,) = self.named(Role.INPUT)
+        return only[1].type.scale
+
     def digest(self) -> str:
         """Return the hex SHA-256 of the canonical encoding, without ``source`` labels."""
         bare = msgspec.structs.replace(
