@@ -20,7 +20,7 @@ def fit(x: np.ndarray, count: int, steps: int = 20) -> np.ndarray:
     for _ in range(steps):
         nearest = ((x[:, None] - centres) ** 2).sum(-1).argmin(1)
         centres = np.stack([x[nearest == k].mean(0) for k in range(count)])
-    return centres
+    return centres.astype(np.float32)
 
 
 def nearest(x: jax.Array, centres: jax.Array) -> jax.Array:

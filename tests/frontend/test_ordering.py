@@ -126,7 +126,7 @@ def nearest(x: jax.Array, centres: jax.Array) -> jax.Array:
 
 
 def test_the_nearest_centre() -> None:
-    centres = RNG.normal(0, 3, (6, 3))
+    centres = RNG.normal(0, 3, (6, 3)).astype(np.float32)
     x = RNG.normal(0, 3, (40, 3))
     exact = centres[((x[:, None] - centres) ** 2).sum(-1).argmin(1)]
     compare(tercet.trace(nearest, (3,), centres), x, exact, 2.0**-15)

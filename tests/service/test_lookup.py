@@ -20,7 +20,7 @@ def looked_up(x: jax.Array, table: jax.Array) -> jax.Array:
 
 def test_a_vocabulary(cluster: LocalCluster) -> None:
     rng = np.random.default_rng(8)
-    table = rng.normal(0, 1, (WORDS, WIDTH))
+    table = rng.normal(0, 1, (WORDS, WIDTH)).astype(np.float32)
     ids = rng.integers(0, WORDS, (3, LENGTH))
     ids[0, :3] = 0, WORDS - 1, 20_000
     traced = tercet.trace(looked_up, (LENGTH,), table)

@@ -25,6 +25,7 @@ HINTS: dict[str, tuple[str, str]] = {
     "argmax": ("argmax", _RANKED),
     "argmin": ("argmin", _RANKED),
     "top_k": ("top-k", _RANKED),
+    "dtype": ("arithmetic", "Compute in float32: x.astype(jnp.float32), module.float()"),
     "rand": ("random numbers", "Draw none in inference: module.eval() turns dropout off"),
     "rand_like": ("random numbers", "Draw none in inference: module.eval() turns dropout off"),
     "randn_like": ("random numbers", "Draw none in inference: module.eval() turns dropout off"),
@@ -51,5 +52,7 @@ def describe(primitive: str) -> tuple[str, str]:
     # Operations of PyTorch share the names: aten.cumprod.default, higher_order.cond.
     stem = primitive.split(".")[1] if "." in primitive else primitive
     common, remedy = HINTS.get(stem, ("", ""))
+    if stem == "dtype":
+        return common, remedy
     name = f"{common} ({primitive})" if common and common != primitive else primitive
     return name, remedy or "Leave the layer out, or compute it before encryption or after release"

@@ -12,6 +12,7 @@ from tercet.frontend.foreign import Foreign
 from tercet.frontend.graph import Graph, Node, Operand, Var, drop_dead, flatten
 from tercet.frontend.known import evaluate
 from tercet.frontend.lowering import Lowering
+from tercet.frontend.numbers import is_supported
 from tercet.frontend.recognise import recognise
 from tercet.frontend.rules import RULES
 from tercet.frontend.rules.rule import Rule
@@ -196,6 +197,9 @@ def apply(
     known = [a for a in args if isinstance(a, Known)]
     if len(known) == len(args) and node.primitive is not None:
         return evaluate(node, known)
+    for output in node.outputs:
+        if not is_supported(output.dtype):
+            raise low.unsupported("dtype", f"in {output.dtype}")
     rule = rules.get(node.name)
     if rule is None:
         raise low.unsupported(node.name, str(node.params.get("detail", "")))

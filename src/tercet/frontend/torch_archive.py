@@ -19,6 +19,7 @@ import numpy as np
 
 from tercet.errors import ModelError
 from tercet.frontend.aten.dtypes import Dtype
+from tercet.frontend.numbers import is_narrowed
 from tercet.frontend.torch_program import Argument, Block, Call, Exported, Kind, Names, Ref
 from tercet.frontend.torch_rows import split_rows
 from tercet.frontend.values import Array
@@ -117,11 +118,14 @@ class _Archive:
 
 def _numbers(raw: bytes, meta: Mapping[str, Any], where: str) -> Array:
     kind = _TYPES.get(meta["dtype"], "unknown")
-    if kind.startswith(("complex", "unknown")):
-        raise ModelError(f"{where} holds {kind} numbers", "Use real numbers: float32")
-    flat: Array = np.frombuffer(raw, np.uint16 if kind == "bfloat16" else np.dtype(kind))
-    if kind == "bfloat16":
-        flat = (flat.astype(np.uint32) << 16).view(np.float32)
+    if is_narrowed(kind) or kind.startswith(("complex", "unknown")):
+        raise ModelError(
+            f"{where} holds {kind} numbers; only float32 and whole numbers are supported",
+            "Convert the module before it is exported: module.float()"
+            if is_narrowed(kind)
+            else "Use real numbers",
+        )
+    flat: Array = np.frombuffer(raw, np.dtype(kind))
     shape = [_whole(d) for d in meta["sizes"]]
     strides = [_whole(d) for d in meta["strides"]]
     first = _whole(meta["storage_offset"])

@@ -63,7 +63,8 @@ def function_of(model: Exported) -> Callable[..., Foreign]:
         kind = Dtype(model.block.kinds[model.data].dtype).numpy()
     except Refused as refused:
         raise ModelError(
-            f"Model {model.name!r} works {refused}", "Let it take real numbers: float32"
+            f"Model {model.name!r} works {refused}",
+            "Let it take float32 or whole numbers: export it with x.float()",
         ) from None
     if kind == np.bool_:
         raise ModelError(
