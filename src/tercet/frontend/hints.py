@@ -54,5 +54,6 @@ def describe(primitive: str) -> tuple[str, str]:
     common, remedy = HINTS.get(stem, ("", ""))
     if stem == "dtype":
         return common, remedy
-    name = f"{common} ({primitive})" if common and common != primitive else primitive
+    told = not common or common == primitive or f"({primitive})" in common
+    name = (common or primitive) if told else f"{common} ({primitive})"
     return name, remedy or "Leave the layer out, or compute it before encryption or after release"

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
+from msgspec.structs import replace
 
 from tercet.errors import ModelError
 from tercet.frontend import jax as tracing
 from tercet.frontend.foreign import Foreign
 from tercet.frontend.numbers import is_narrowed
-from tercet.frontend.reports import LayerReport, report
+from tercet.frontend.reports import LayerReport, layer_reports
 from tercet.frontend.traced import Traced
 
 _SHAPE_REMEDY = "Give the model a keras.Input with every extent but the batch fixed"
@@ -50,19 +51,15 @@ def report_live(model: Foreign) -> list[LayerReport]:
             raise untraceable(model, error) from error
         lowered = tracing.lower(graph, known, names, 16, tolerant=True)
     other = _of_other_dtypes(model)
-    refused = dict(other)
-    for label, refusal in lowered.refused:
-        refused.setdefault(label, refusal)
+    kinds = {label: type(layer).__name__ for label, layer in _layers(model)}
     reports = []
-    for label, layer in _layers(model):
-        found = refused.pop(label, None)
-        reports.append(report(label, type(layer).__name__, found))
-    if other:
-        return reports  # what is converted between layers is said already
-    # Operations outside of any layer, as of a subclassed model's own call.
-    reports += [
-        report(label or model.name, type(model).__name__, e) for label, e in refused.items()
-    ]
+    for one in layer_reports(kinds, lowered.operations, other):
+        if one.name in kinds:
+            reports.append(one)
+        elif not one.supported and not other:  # else what is converted between layers
+            # Operations outside of any layer, as of a subclassed model's own call.
+            name, kind = one.name or model.name, type(model).__name__
+            reports.append(replace(one, name=name, kind=kind))
     return reports
 
 

@@ -9,10 +9,11 @@ never looked at otherwise. Format: schema version 8 (``torch/_export/serde/schem
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from tercet.frontend.torch_rows import split_rows
 from tercet.frontend.values import Array
 
 _VERSION = 8
+#: A frame of a stack trace, as PyTorch writes it; the longest name of a file that is told.
+_FRAME, _NAME = re.compile(r'File "([^"\n]{1,1000})", line (\d{1,9})'), 60
 _SAVE_AGAIN = "Save it again with torch.export.save, PyTorch 2.13 or newer"
 
 #: ``ScalarType`` of the schema.
@@ -197,7 +200,19 @@ def _call(node: Mapping[str, Any]) -> Call:
     outputs = [_names(_argument(o)) for o in node["outputs"]]
     results: Names = outputs[0] if len(outputs) == 1 else tuple(outputs)
     target = node["target"].removeprefix("torch.ops.")
-    return Call(target, positional, options, results, layer, module)
+    line = _line((node["metadata"] or {}).get("stack_trace", ""))
+    return Call(target, positional, options, results, layer, module, line)
+
+
+def _line(trace: str) -> str:
+    """Return file and line of the innermost frame of a stack that is not PyTorch's own."""
+    frames = _FRAME.findall(trace)
+    own = [(f, n) for f, n in frames if "site-packages" not in f and not f.startswith("<")]
+    if not own:
+        return ""
+    file, number = own[-1]
+    name = re.sub(r"[^\w.-]", "_", PurePath(file).name)[:_NAME]
+    return f"{name}:{number}"
 
 
 def _names(result: Argument) -> Names:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from tercet.errors import InputError, ModelError, UnsupportedOperation
 from tercet.frontend.models import prepared, report_model, trace_model
 from tercet.frontend.reports import LayerReport
-from tercet.preflight.report import LAN, WAN, Layer, Preflight, Verdict
+from tercet.preflight.report import LAN, WAN, Layer, Operation, Preflight, Verdict
 from tercet.program import passes
 from tercet.program.checks import RANGE_BITS
 from tercet.program.functions import FUNCTION_OPERATIONS
@@ -48,7 +48,7 @@ def preflight(
     layers = report_model(model)
     refused = [layer for layer in layers if not layer.supported]
     if refused:
-        return Preflight(False, "", batch, scale, None, tuple(map(_unpriced, layers)))
+        return refusal(layers, batch, scale)
     try:
         traced = trace_model(model, scale=scale)
         program, arrays = passes.lower(traced.program, traced.arrays)
@@ -62,18 +62,53 @@ def preflight(
                 proposed = _fitting(model, rows, scale)
             program = passes.narrow(program, ranges.compared)
     except UnsupportedOperation as error:
-        return Preflight(False, str(error), batch, scale, None, tuple(map(_unpriced, layers)))
+        return refusal(layers, batch, scale, str(error))
     except InputError:
         raise
     except ModelError as error:
         proposed = None if sample is None else _fitting(model, sample, scale)
-        return Preflight(False, str(error), batch, scale, proposed, tuple(map(_unpriced, layers)))
+        return refusal(layers, batch, scale, str(error), proposed)
     return _priced(program, layers, ranges, batch, scale, proposed)
 
 
-def _unpriced(layer: LayerReport) -> Layer:
+def refusal(
+    layers: Sequence[LayerReport],
+    batch: int,
+    scale: int,
+    error: str = "",
+    proposed: int | None = None,
+) -> Preflight:
+    """Return the report on a model that cannot be shared."""
+    told = tuple(_unpriced(layer, scale) for layer in layers)
+    return Preflight(False, error, batch, scale, proposed, told)
+
+
+def _unpriced(layer: LayerReport, scale: int) -> Layer:
     verdict = Verdict.SUPPORTED if layer.supported else Verdict.REFUSED
-    return Layer(layer.name, layer.kind, verdict, reason=layer.reason, remedy=layer.remedy)
+    told = _operations(layer, scale)
+    return Layer(
+        layer.name, layer.kind, verdict, reason=layer.reason, remedy=layer.remedy, operations=told
+    )
+
+
+def _operations(layer: LayerReport, scale: int) -> tuple[Operation, ...]:
+    found = []
+    for one in layer.operations:
+        used = tuple(op for op in one.made if op in _FUNCTIONS)
+        verdict = Verdict.APPROXIMATED if used else Verdict.SUPPORTED
+        found.append(
+            Operation(
+                one.name,
+                one.place,
+                verdict if one.supported else Verdict.REFUSED,
+                used,
+                stated_error(used, scale),
+                one.reason,
+                one.remedy,
+                one.count,
+            )
+        )
+    return tuple(found)
 
 
 def _rows(sample: ArrayLike, program: Program) -> NDArray[np.float64]:
@@ -165,6 +200,7 @@ def _priced(
                 share=seconds / total,
                 largest=largest.get(source) if ranges is not None else None,
                 warning=warnings.get(source, ""),
+                operations=_operations(row, scale),
             )
         )
     return _summed(reports, program, costs, batch, scale, proposed)
