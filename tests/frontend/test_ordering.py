@@ -47,6 +47,12 @@ PLACES: dict[str, Of] = {
     "argsort, falling": lambda x: jnp.argsort(x, 2, descending=True),
     "median": lambda x: jnp.median(x, 2),
     "arithmetic on a place": lambda x: jnp.argmax(x, 2) * 3 - 1,
+    "products of places": lambda x: (
+        jnp.argmax(x, 1) * jnp.argmin(x, 1) == jnp.array([0, 1, 2, 3, 4, 6, 2])
+    ).astype(jnp.float32),
+    "places compared": lambda x: (
+        jnp.argmax(x, 1) * jnp.argmin(x, 1) >= jnp.array([0, 1, 2, 3, 4, 6, 2])
+    ).astype(jnp.float32),
     "one-hot of a place": lambda x: jax.nn.one_hot(jnp.argmax(x, 2), 7),
     "rows of a table": lambda x: jnp.asarray(TABLE)[jnp.argmax(x, 2)],
     "columns of a table": lambda x: jnp.moveaxis(jnp.asarray(TABLE.T)[:, jnp.argmax(x, 2)], 0, 1),

@@ -157,6 +157,15 @@ def test_saturation_is_told() -> None:
     assert not tercet.check(model, sample=np.full((2, 3), -11.0)).warnings
 
 
+def test_what_cannot_be_ranked_is_told() -> None:
+    import jax.numpy as jnp
+
+    model = tercet.trace(lambda x: jnp.argmax(jnp.tile(x * 2.0**14, (1, 3000)), 1), (4,))
+    for size, told in ((2.0**13, 1), (1.0, 0)):
+        report = tercet.check(model, sample=size * np.ones((2, 4)))
+        assert len([w for w in report.warnings if "than the largest" in w]) == told
+
+
 @pytest.mark.parametrize("sample", [np.zeros((2, 7)), np.array([["a"] * 8]), np.zeros((0, 8))])
 def test_bad_samples(sample: np.ndarray) -> None:
     with pytest.raises(InputError):

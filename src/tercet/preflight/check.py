@@ -31,6 +31,7 @@ from tercet.runtime.estimate import InstructionCost, estimate
 
 #: Operations of the language that are exact although they stand among the functions.
 _EXACT = {"abs", "sort", "lookup", "cumsum"}
+_RANKED = {"argmax", "top_k"}
 _FUNCTIONS = {o.name for o in FUNCTION_OPERATIONS} - _EXACT
 #: Multiply-adds a second of one core, and products of shares that the busiest worker computes.
 _MACS, _PRODUCTS = 8e9, 2
@@ -146,11 +147,23 @@ def _warnings(program: Program, ranges: Ranges) -> dict[str, str]:
                 f"values up to {_real(largest, instruction):.3g} are within a factor {factor:.1f} "
                 "of what fixed point holds"
             )
+        elif instruction.op in _RANKED and _ranked(program, instruction, ranges):
+            text = f"{instruction.op} may find another number than the largest"
         elif instruction.op == "exp" and _real(largest, instruction) > 0.99 * _EXP_LIMIT:
             text = f"exp saturates at {_EXP_LIMIT}"
         if text or instruction.source not in found:
             found[instruction.source] = text or found.get(instruction.source, "")
     return found
+
+
+def _ranked(program: Program, instruction: Instruction, ranges: Ranges) -> bool:
+    """Return whether what is ranked comes near the end of its domain (``function.top``)."""
+    (value,) = instruction.args
+    axis = instruction.attrs.get("axis", -1)
+    assert isinstance(axis, int)
+    width = (program.type_of(value).shape[axis] - 1).bit_length()
+    largest = ranges.results.get(value - len(program.inputs), 0)
+    return largest * MARGIN >= 1 << (RANGE_BITS - 2 - width)
 
 
 def _real(words: int, instruction: Instruction) -> float:
