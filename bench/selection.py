@@ -105,11 +105,11 @@ _LOOKUPS = """
 Exact; in a table of up to 262,144 rows, or in one for each row of the batch (take_along_axis). A
 place below 0 or beyond the table counts as its first or last row, but for what a framework does
 with negative places before. A place in n rows is spelled by two one-hot vectors of A and B
-entries, A B >= n: the
-first takes B neighbouring rows out of the table, the second one of them. Bytes a place: 33 (A + B)
-for the products of bits and numbers and 24 B w for the resend, w the width; B is the power of two
-that makes them least. Each place costs n w multiply-adds, as an embedding by one-hot vectors does.
-No array is larger than A or B w for each place.
+entries, A B >= n: the first takes B neighbouring rows out of the table, the second one of them.
+Bytes a place: 33 (A + B) for the products of bits and numbers and 24 B w for the resend, w the
+width; B is the power of two that makes them least. Each place costs n w multiply-adds, as an
+embedding by one-hot vectors does. Beside a copy of the table, no array is larger than A or B w for
+each place.
 
 | table | KB a place | rounds |
 |---|---|---|
