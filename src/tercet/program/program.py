@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 from enum import StrEnum
 from functools import cached_property
-from math import prod
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import msgspec
 
@@ -59,11 +58,6 @@ class Instruction(msgspec.Struct, frozen=True):
     source: str = ""
 
 
-def _elements(instruction: Instruction) -> int:
-    window = instruction.attrs["window"] if instruction.op == "max_pool" else ()
-    return prod(map(abs, instruction.type.shape)) * prod(cast("Shape", window))
-
-
 class Program(msgspec.Struct, frozen=True, dict=True):
     """A whole computation in Tercet's language.
 
@@ -100,11 +94,6 @@ class Program(msgspec.Struct, frozen=True, dict=True):
                 dying[number].append(value)
         return tuple(map(tuple, dying))
 
-    @cached_property
-    def row_elements(self) -> int:
-        """Elements of the largest value of one row, a max pool's windows laid side by side."""
-        return max((_elements(i) for i in self.instructions), default=1)
-
     @property
     def guarded(self) -> bool:
         """Whether a second output tells if a value left its window."""
@@ -123,6 +112,11 @@ class Program(msgspec.Struct, frozen=True, dict=True):
         """Return the shape of the client's (only) input, the batch axis as -1."""
         (only,) = self.named(Role.INPUT)
         return only[1].type.shape
+
+    def input_scale(self) -> int:
+        """Return the fractional bits of the client's input: none if it is whole numbers."""
+        (only,) = self.named(Role.INPUT)
+        return only[1].type.scale
 
     def digest(self) -> str:
         """Return the hex SHA-256 of the canonical encoding, without ``source`` labels."""

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from tercet.protocol.rounds import Steps
 
 Words: TypeAlias = NDArray[np.uint64]
+Places: TypeAlias = NDArray[np.int64]
+Flags: TypeAlias = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,13 @@ class Protocol(ABC):
     @abstractmethod
     def bit_not(self, x: Bits) -> Bits:
         """Return the complement."""
+
+    @abstractmethod
+    def take_bits(self, x: Bits, rows: Places, inverted: Flags) -> Bits:
+        """Return the named rows along the first axis, complemented where ``inverted`` is set.
+
+        A row holds a multiple of 64 elements.
+        """
 
     # Operations with rounds.
 

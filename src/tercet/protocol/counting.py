@@ -6,7 +6,17 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tercet.protocol.base import Bits, Cost, Kernel, Partial, Protocol, Share, Words
+from tercet.protocol.base import (
+    Bits,
+    Cost,
+    Flags,
+    Kernel,
+    Partial,
+    Places,
+    Protocol,
+    Share,
+    Words,
+)
 from tercet.protocol.cost import CostModel
 from tercet.protocol.rounds import Received, Round, Steps, T
 
@@ -47,6 +57,10 @@ class Counting(Protocol):
     def bit_not(self, x: Bits) -> Bits:
         """Return ``x``."""
         return x
+
+    def take_bits(self, x: Bits, rows: Places, inverted: Flags) -> Bits:
+        """Return the shape."""
+        return Bits((), (len(rows), *x.shape[1:]))
 
     def reshare(self, x: Share | Partial, at: str) -> Steps[Share]:
         """Count."""

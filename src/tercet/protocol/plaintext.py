@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tercet.protocol.base import Bits, Kernel, Partial, Protocol, Share, Words
+from tercet.protocol.base import Bits, Flags, Kernel, Partial, Places, Protocol, Share, Words
 from tercet.protocol.rounds import Steps, done
 
 
@@ -37,6 +37,12 @@ class Plaintext(Protocol):
     def bit_not(self, x: Bits) -> Bits:
         """Return the complement (one element a word here, not bit-sliced)."""
         return Bits((x.parts[0] ^ np.uint64(1),), x.shape)
+
+    def take_bits(self, x: Bits, rows: Places, inverted: Flags) -> Bits:
+        """Return the rows."""
+        taken = x.parts[0].reshape(x.shape)[rows]
+        flipped = inverted.astype(np.uint64).reshape(-1, *(1 for _ in x.shape[1:]))
+        return Bits((taken ^ flipped,), taken.shape)
 
     def reshare(self, x: Share | Partial, at: str) -> Steps[Share]:
         """Return the same value."""

@@ -146,7 +146,8 @@ class Description(msgspec.Struct, frozen=True):
     ``used`` counts are durable and start afresh with each policy. ``answered`` counts what this
     worker has answered since it started; ``running`` what it has counted and not answered yet.
     ``program_digest`` and ``output_shape`` are those of the program that runs, as ``policy`` makes
-    it of the shared one. ``policy.clients`` names the reader alone unless it is the owner.
+    it of the shared one; ``input_scale`` is 0 if it takes whole numbers. ``policy.clients`` names
+    the reader alone unless it is the owner.
     ``fault`` says why this worker cannot use its shares, if it cannot.
     """
 
@@ -158,6 +159,7 @@ class Description(msgspec.Struct, frozen=True):
     input_shape: Shape
     output_shape: Shape
     scale: int
+    input_scale: int
     policy: Policy
     used_requests: int = 0
     used_rows: int = 0

@@ -16,7 +16,7 @@ from typing import cast
 import numpy as np
 
 from tercet.crypto.prg import Streams
-from tercet.protocol.base import Bits, Kernel, Partial, Protocol, Share, Words
+from tercet.protocol.base import Bits, Flags, Kernel, Partial, Places, Protocol, Share, Words
 from tercet.protocol.replicated.comparison import sign_opened, sign_shared
 from tercet.protocol.replicated.layout import AHEAD, relu_layout, truncate_layout
 from tercet.protocol.replicated.party import Party
@@ -93,6 +93,16 @@ class Replicated(Protocol):
         """Complement summand 0."""
         place = {0: 0, 2: 1}.get(self.party.index)
         return Bits(tuple(~p if i == place else p for i, p in enumerate(x.parts)), x.shape)
+
+    def take_bits(self, x: Bits, rows: Places, inverted: Flags) -> Bits:
+        """Take whole words; complement summand 0."""
+        place = {0: 0, 2: 1}.get(self.party.index)
+        mask = np.where(inverted, ~np.uint64(0), np.uint64(0))[:, None]
+        parts = []
+        for number, part in enumerate(x.parts):
+            taken = part.reshape(x.shape[0], -1)[rows]
+            parts.append((taken ^ mask if number == place else taken).reshape(-1))
+        return Bits(tuple(parts), (len(rows), *x.shape[1:]))
 
     def reshare(self, x: Share | Partial, at: str) -> Steps[Share]:
         """One round, 24 bytes an element: mask by a share of zero and pass to the left."""
