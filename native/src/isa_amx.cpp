@@ -69,10 +69,12 @@ constexpr Permutation by_column = [] {
     return p;
 }();
 
-__m512i load(const Permutation& p) { return _mm512_load_si512(p.from); }
+inline __m512i load(const Permutation& p) { return _mm512_load_si512(p.from); }
 
-__mmask8 first_of_vector(index_t n) {
-    return n >= vector_elements ? __mmask8{0xff} : static_cast<__mmask8>((1U << (n < 0 ? 0 : n)) - 1U);
+// The first n lanes: none if n is negative, all eight if it is greater.
+inline __mmask8 lanes(index_t n) {
+    n = n < 0 ? 0 : n > vector_elements ? vector_elements : n;
+    return static_cast<__mmask8>((1U << n) - 1U);
 }
 
 // v[i] becomes word i of every v.
@@ -108,8 +110,8 @@ inline void split_row(const u64* from, index_t count, Byte* to) {
     } else {
 #pragma GCC unroll 8
         for (int i = 0; i < limbs; ++i) {
-            v[i] = _mm512_maskz_loadu_epi64(first_of_vector(count - i * vector_elements),
-                                            from + i * vector_elements);
+            const index_t at = i * vector_elements;
+            v[i] = _mm512_maskz_loadu_epi64(lanes(count - at), from + at);
         }
     }
 #pragma GCC unroll 8
@@ -130,8 +132,8 @@ void gather(const RowsTerm& term, const u64* row, u64* to) {
     for (index_t s = 0; s < term.segments; ++s, to += term.segment_length) {
         const u64* from = row + term.segment_offset[s];
         for (index_t i = 0; i < term.segment_length; i += vector_elements) {
-            _mm512_storeu_si512(to + i, _mm512_maskz_loadu_epi64(
-                                            first_of_vector(term.segment_length - i), from + i));
+            _mm512_storeu_si512(
+                to + i, _mm512_maskz_loadu_epi64(lanes(term.segment_length - i), from + i));
         }
     }
 }
@@ -163,8 +165,7 @@ void pack_limbs(const u64* b, index_t ldb, index_t k, index_t n, u64* to) {
     const index_t panel_bytes = round_up(k, step) / step * step_bytes;
     for (index_t first = 0; first < k; first += step) {
         for (index_t j = 0; j < n; j += side) {
-            const __mmask8 mask[2] = {first_of_vector(n - j),
-                                      first_of_vector(n - j - vector_elements)};
+            const __mmask8 mask[2] = {lanes(n - j), lanes(n - j - vector_elements)};
             Byte* tile = reinterpret_cast<Byte*>(to) + j / side * panel_bytes +
                          first / step * step_bytes;
             const index_t last = first + step < k ? first + step : k;
@@ -254,7 +255,7 @@ inline void pass(const Byte* a, const RowsTerm* terms, index_t term_count, index
 // out (+)= sum_t sums[t] 2^(8 t).
 void add_up(const Sums& sums, index_t rows, index_t columns, u64* out, index_t ldo,
             bool accumulate) {
-    const __mmask8 mask[2] = {first_of_vector(columns), first_of_vector(columns - vector_elements)};
+    const __mmask8 mask[2] = {lanes(columns), lanes(columns - vector_elements)};
     for (index_t row = 0; row < rows; ++row, out += ldo) {
         __m512i d[limbs];
 #pragma GCC unroll 8

@@ -19,7 +19,7 @@ constexpr index_t pack_b_from_rows = 16;  // below that many rows, packing B cos
 constexpr index_t max_terms = 2;
 constexpr index_t single_segment[1] = {0};
 
-// One pass over several terms is no deeper than block_k, but each may need padding of its own.
+// A pass is no deeper than block_k, but for padding.
 static_assert(max_terms * block_k <= max_product_depth);
 
 // Equal blocks, so that none is left over with hardly any depth.
