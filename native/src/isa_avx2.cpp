@@ -17,7 +17,7 @@ extern const KernelTable avx2_kernels;
 const KernelTable avx2_kernels = {
     .name = "avx2",
     .lanes = Vec::lanes,
-    .tiles = register_tiles,
+    .words = register_tiles,
     .limbs = nullptr,
     .always_limbs = false,
     .dot_product = dot_product,

@@ -17,7 +17,7 @@ extern const KernelTable avx512_kernels;
 const KernelTable avx512_kernels = {
     .name = "avx512",
     .lanes = Vec::lanes,
-    .tiles = register_tiles,
+    .words = register_tiles,
     .limbs = nullptr,
     .always_limbs = false,
     .dot_product = dot_product,

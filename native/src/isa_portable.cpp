@@ -17,7 +17,7 @@ extern const KernelTable portable_kernels;
 const KernelTable portable_kernels = {
     .name = "portable",
     .lanes = Vec::lanes,
-    .tiles = register_tiles,
+    .words = register_tiles,
     .limbs = nullptr,
     .always_limbs = false,
     .dot_product = dot_product,

@@ -111,14 +111,16 @@ struct AnswersLeaf {
 };
 
 // The deepest sum that `rows_product` takes over all terms, padding included: what the 32-bit sums
-// of limb products of isa_amx.cpp hold.
+// of isa_amx.cpp hold.
 constexpr index_t max_product_depth = 16384;
+
+constexpr index_t max_product_height = 96;
 
 // A way to multiply blocks of A by packed panels of B.
 struct ProductKernels {
     index_t panel;   // columns of a packed panel of B
     index_t unit;    // a block of packed B takes the space of a multiple of as many rows
-    index_t height;  // rows of A that a matrix product takes at a time
+    index_t height;  // rows of A that a matrix product takes at a time; max_product_height at most
     bool packed;     // B has to be packed; otherwise it may be
 
     // out[r, j] (+)= sum over the terms, for r < m and j < n.
@@ -129,8 +131,6 @@ struct ProductKernels {
     void (*pack_panels)(const u64* b, index_t ldb, index_t k, index_t n, u64* dst);
 };
 
-constexpr index_t max_product_height = 192;
-
 constexpr index_t round_up(index_t value, index_t unit) {
     return (value + unit - 1) / unit * unit;
 }
@@ -139,9 +139,10 @@ struct KernelTable {
     const char* name;
     index_t lanes;  // elements in a vector
 
-    ProductKernels tiles;          // in the registers of vectors
-    const ProductKernels* limbs;   // in tile registers, byte by byte; null where there are none
-    bool always_limbs;             // also where `tiles` is faster
+    ProductKernels words;         // multiplies whole elements
+    const ProductKernels* limbs;  // multiplies them byte by byte; null where there is no AMX
+    bool always_limbs;            // even where `words` is faster
+
     // out[i, j] (+)= dot(a[i, :], bt[j, :]), vectorised along k: for a handful of columns.
     void (*dot_product)(const u64* a, index_t lda, const u64* bt, index_t ldbt, index_t m,
                         index_t n, index_t k, u64* out, index_t ldo, bool accumulate);

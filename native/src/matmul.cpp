@@ -124,7 +124,7 @@ void matmul(const MatmulTerm* terms, index_t term_count, index_t m, index_t n, u
     const ProductKernels& product = product_kernels(table, m, n, total_k);
     bool any_dot = false;
     for (index_t t = 0; t < term_count; ++t) {
-        any_dot = any_dot || (&product == &table.tiles && prefers_dot(table, m, n, terms[t].k));
+        any_dot = any_dot || (&product == &table.words && prefers_dot(table, m, n, terms[t].k));
     }
     if (total_k == 0) {
         if (!accumulate) {
