@@ -17,11 +17,10 @@ namespace tercet {
 extern const KernelTable portable_kernels;
 const KernelTable portable_kernels = {
     .name = "portable",
-    .rows = Vec::tile_rows,
-    .panel = panel_width,
     .lanes = Vec::lanes,
-    .rows_product = rows_product,
-    .pack_panels = pack_panels,
+    .words = register_tiles,
+    .limbs = nullptr,
+    .always_limbs = false,
     .dot_product = dot_product,
     .depthwise = depthwise,
     .bit_planes_64 = bit_planes_64,

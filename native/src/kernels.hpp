@@ -162,17 +162,39 @@ struct DigitsZero {
     u64* out;
 };
 
-struct KernelTable {
-    const char* name;
-    index_t rows;   // rows of the register tile
-    index_t panel;  // columns of the register tile, and of a packed panel of B
-    index_t lanes;  // elements in a vector
+// The deepest sum that `rows_product` takes over all terms, padding included: what the 32-bit sums
+// of isa_amx.cpp hold.
+constexpr index_t max_product_depth = 16384;
+
+constexpr index_t max_product_height = 96;
+
+// A way to multiply blocks of A by packed panels of B.
+struct ProductKernels {
+    index_t panel;   // columns of a packed panel of B
+    index_t unit;    // a block of packed B takes the space of a multiple of as many rows
+    index_t height;  // rows of A that a matrix product takes at a time; max_product_height at most
+    bool packed;     // B has to be packed; otherwise it may be
 
     // out[r, j] (+)= sum over the terms, for r < m and j < n.
     void (*rows_product)(const RowsTerm* terms, index_t term_count, index_t m, index_t n, u64* out,
                          index_t ldo, bool accumulate);
-    // dst[p][k][0..panel) = b[k, p * panel ..], for every panel p of n columns.
+    // Packs every panel of n columns, one after the other; unless `packed`, in this way:
+    // dst[p][k][0..panel) = b[k, p * panel ..].
     void (*pack_panels)(const u64* b, index_t ldb, index_t k, index_t n, u64* dst);
+};
+
+constexpr index_t round_up(index_t value, index_t unit) {
+    return (value + unit - 1) / unit * unit;
+}
+
+struct KernelTable {
+    const char* name;
+    index_t lanes;  // elements in a vector
+
+    ProductKernels words;         // multiplies whole elements
+    const ProductKernels* limbs;  // multiplies them byte by byte; null where there is no AMX
+    bool always_limbs;            // even where `words` is faster
+
     // out[i, j] (+)= dot(a[i, :], bt[j, :]), vectorised along k: for a handful of columns.
     void (*dot_product)(const u64* a, index_t lda, const u64* bt, index_t ldbt, index_t m,
                         index_t n, index_t k, u64* out, index_t ldo, bool accumulate);
