@@ -215,7 +215,7 @@ def test_an_error_after_a_complete_contribution_voids_nothing() -> None:
             if not messages or "arrays" not in messages[0].content:
                 return replies  # a greeting, or a signature
             lost = Message(Error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE, "lost"), reply_to=messages[1])
-            assert lost.metadata.src_node_id == replies[1].metadata.src_node_id == 11
+            assert lost.metadata.src_node_id == replies[1].metadata.src_node_id
             return [replies[0], lost, replies[2]]
 
     wrapped = FedAvg(fraction_evaluate=0.0)
