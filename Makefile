@@ -7,17 +7,19 @@ JOBS ?= 2
 STAMP := $(VENV)/.installed
 # Pinned: an open requirement may bring a build for graphics cards, of several gigabytes.
 TORCH ?= torch==2.13.0
+# For the test of one example; it takes the torch above as it is.
+OPACUS ?= opacus==1.6.0
 
 .PHONY: demo test test-r test-slow lint types bench bench-peers clean install
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml $(shell find native -type f 2>/dev/null)
+$(STAMP): pyproject.toml Makefile $(shell find native -type f 2>/dev/null)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Tercet needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[keras,privacy,dev]' '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --editable '.[keras,privacy,dev]' '$(TORCH)' '$(OPACUS)'
 	touch $(STAMP)
 
 demo: $(STAMP)  ## Train a small network, share it with three workers, ask it three times

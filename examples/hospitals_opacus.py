@@ -1,7 +1,7 @@
 """Three hospitals train a PyTorch model: DP-SGD by Opacus at each, secure sums on three workers.
 
     pip install torch opacus '.[privacy]'
-    python examples/hospitals_opacus.py [--epsilon 3]
+    python examples/hospitals_opacus.py [--epsilon 3] [--rounds 10] [--examples 1500]
 
 Opacus clips and adds noise; the account of it is Tercet's own, by PLD, at the rate at which Opacus
 really samples, and each hospital's ledger is asked before every round.
@@ -80,11 +80,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--epsilon", type=float, default=3.0, help="of an example, all rounds")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--examples", type=int, help="of all hospitals; all there are by default")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", module="opacus|torch")
     warnings.filterwarnings("ignore", message="Full backward hook")
     digits = load_digits()
     x, x_test = (a.reshape(-1, 784) for a in (digits.x_train, digits.x_test))
+    x, y = x[: options.examples], digits.y_train[: options.examples]
     model = network()
     with LocalCluster(parties=NAMES) as cluster, tempfile.TemporaryDirectory() as folder:
         hospitals = []
@@ -92,7 +94,7 @@ def main() -> None:
             ledger = Ledger(Path(folder) / f"{name}.db")
             ledger.allow(name, "digits", Budget(options.epsilon, 1e-4))
             trainer = OpacusTrainer(
-                x[i::3], digits.y_train[i::3], Account(ledger, name, "digits"),
+                x[i::3], y[i::3], Account(ledger, name, "digits"),
                 options.epsilon, 1e-4, options.rounds,
             )  # fmt: skip
             hospitals.append(Participant(cluster.as_party(name).owner, trainer, minimum=3))

@@ -101,13 +101,14 @@ def callers(function: str) -> list[str]:
 
 def test_reveal_is_called_in_one_place() -> None:
     assert callers("reveal") == ["runtime/release.py"]
-    # A sum of contributions; a prediction; the metrics of a training and its model.
+    # A prediction; the metrics of a training and its model.
     assert sorted(callers("release")) == [
-        "runtime/aggregation.py",
         "runtime/batch.py",
         "runtime/chunk.py",
         "runtime/chunk.py",
     ]
+    # A sum of contributions, from its file.
+    assert callers("release_stored") == ["service/round_closing.py"]
     makers = [p for p in MODULES if "output_part(" in p.read_text()]
     assert {str(p.relative_to(SOURCE)) for p in makers} == {
         "protocol/replicated/sharing.py",

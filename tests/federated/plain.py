@@ -45,9 +45,12 @@ class Book:
     def session(self, fingerprint: str) -> Page:
         return Page(self, fingerprint)
 
-    def aggregate(self, round: int, participants: Sequence[str]) -> Aggregate:
+    def aggregate(
+        self, round: int, participants: Sequence[str], awaited: Sequence[str]
+    ) -> Aggregate:
         given = self.given[round]
         assert set(participants) >= set(given)
+        assert set(participants) >= set(awaited)
         if len(given) < self.terms.minimum:
             raise RefusedError(f"{len(given)} contributed")
         words = sum(given.values()).view(np.int64)

@@ -114,6 +114,20 @@ def test_a_round_for_some_of_them(cluster: LocalCluster) -> None:
             study.server.aggregate(2, study.prints(0))
 
 
+def test_a_round_waits_for_those_it_is_told_to(cluster: LocalCluster) -> None:
+    """Others are in it if they have contributed, and are not waited for if not."""
+    with Study(cluster) as study:
+        given = updates(16)
+        for number, there in enumerate(((0, 1, 2), (0, 1))):
+            for i in there:
+                study.sessions[i].contribute(number, given[i])
+            told = study.server.aggregate(number, study.prints(0, 1, 2), study.prints(0, 1))
+            assert told.contributors == tuple(sorted(study.prints(*there)))
+            np.testing.assert_array_equal(study.whole(told), study.words([given[i] for i in there]))
+        with pytest.raises(RefusedError, match="waits for others than it asks"):
+            study.server.aggregate(2, study.prints(0, 1), study.prints(2))
+
+
 def test_too_few_contributors(cluster: LocalCluster) -> None:
     """At the deadline nothing is opened; the round can be run again."""
     with Study(cluster, deadline=2) as study:

@@ -11,13 +11,15 @@ import pytest
 
 from tercet.crypto.identity import Identity
 from tercet.errors import InputError, RefusedError
+from tercet.federated import participant as participant_module
 from tercet.federated.aggregation import Aggregation
 from tercet.federated.noise import UserLevel, event_of, with_noise
 from tercet.federated.participant import Participant
-from tercet.federated.training import run_rounds
+from tercet.federated.training import _guarantees, run_rounds
 from tercet.federated.update import change, flatten, unflatten
 from tercet.privacy.accounting import epsilon
 from tercet.privacy.dp_sgd import Account
+from tercet.privacy.events import Relation
 from tercet.privacy.ledger import Budget, Ledger
 from tests.federated.plain import Book, Plain, terms_for
 
@@ -199,6 +201,45 @@ def test_epsilon_is_told_after_each_round() -> None:
     told = [r.guarantee.epsilon for r in history.rounds]
     assert told == sorted(told)
     assert told[-1] == epsilon([event_of(terms, 3)], 1e-5).epsilon
+
+
+def test_participants_that_draw_their_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is not drawn pays nothing; the mean is over the expected number; two guarantees."""
+    chance = np.random.default_rng(1)
+    monkeypatch.setattr(participant_module, "fresh", chance.bytes)
+    account = None
+    participants, rounds = [], 60
+    for identity in IDENTITIES:
+        ledger = Ledger(tmp_path / f"{identity.name}.db")
+        ledger.allow(identity.name, "model", Budget(1000.0, 1e-5))
+        account = Account(ledger, identity.name, "model")
+        participants.append(
+            Participant(identity, lambda w, n: [a + 0.01 for a in w], account=account, rate=0.7)
+        )
+    terms = terms_for(IDENTITIES, 10, rounds=rounds, variance=1 << 44)
+    book = Book(terms)
+    group = Plain(participants, book)
+    group.begin(terms, book.agreement.digest)
+    weights, history = run_rounds(
+        WEIGHTS, group, book, privacy=UserLevel(1.0, 1e-5), rate=0.7, quiet=True
+    )
+    drawn = [len(r.contributors) for r in history.rounds]
+    assert 0.5 < sum(drawn) / (4 * rounds) < 0.8
+    assert flatten(weights) == pytest.approx(0.01 * sum(drawn) / (0.7 * 4), rel=1e-4)
+    assert all(w.startswith("not drawn") for r in history.rounds for w in r.absent.values())
+    paid = len(account.ledger.events(account.owner, account.model))
+    assert 0 < paid < rounds
+    last = history.rounds[-1]
+    assert 0 < last.amplified.epsilon <= last.guarantee.epsilon
+    whole, sampled = _guarantees(terms, rounds, UserLevel(1.0, 1e-5), 0.1)
+    assert whole == last.guarantee
+    assert 0 < sampled.epsilon < whole.epsilon / 3
+    assert _guarantees(terms, 1, UserLevel(1.0, 1e-5, Relation.REPLACE), 0.1)[1] is None
+    for wrong in (0.0, 1.1, float("nan")):
+        with pytest.raises(InputError, match="a rate of"):
+            Participant(IDENTITIES[0], adding(0.1), rate=wrong)
 
 
 def test_the_servers_optimiser_steps() -> None:

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -202,6 +203,29 @@ def test_who_drops_out_changes_nothing_for_the_rest() -> None:
         target = target + np.mean([(TARGETS[i] - target) / 2 for i in left], 0)
     moved = np.concatenate([a.ravel() for a in arrays_of(result).values()])
     assert np.abs(moved - target).max() < 1e-4
+
+
+def test_an_error_after_a_complete_contribution_voids_nothing() -> None:
+    """Flower replaces a reply that is lost by an error: the update is in the sum all the same."""
+
+    class Losing(Grid):
+        def send_and_receive(self, messages, *, timeout=None):
+            messages = list(messages)
+            replies = super().send_and_receive(messages, timeout=timeout)
+            if not messages or "arrays" not in messages[0].content:
+                return replies  # a greeting, or a signature
+            lost = Message(Error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE, "lost"), reply_to=messages[1])
+            assert lost.metadata.src_node_id == replies[1].metadata.src_node_id
+            return [replies[0], lost, replies[2]]
+
+    wrapped = FedAvg(fraction_evaluate=0.0)
+    result = run(
+        SecureStrategy(wrapped, CLUSTER, clip_norm=100.0),
+        Losing(client([secure_mod(settings_of)])),
+        rounds=1,
+    )
+    moved = np.concatenate([a.ravel() for a in arrays_of(result).values()])
+    assert np.abs(moved - TARGETS.mean(0) / 2).max() < 1e-4
 
 
 def test_too_few_leave_the_model_as_it_was() -> None:

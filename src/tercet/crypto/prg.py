@@ -143,10 +143,19 @@ def seed_words(seed: bytes, name: str, n: int) -> NDArray[np.uint64]:
     Raises:
         ValueError: the seed does not have 32 bytes.
     """
+    return seed_stream(seed, name).words(n)
+
+
+def seed_stream(seed: bytes, name: str) -> Stream:
+    """Return the stream that ``seed_words`` takes its words from: for what is read bit by bit.
+
+    Raises:
+        ValueError: the seed does not have 32 bytes.
+    """
     if len(seed) != SECRET_BYTES:
         raise ValueError(f"a dealt seed has {SECRET_BYTES} bytes, not {len(seed)}")
     key = hmac.digest(seed, _SEED_DOMAIN + name.encode(), "sha256")
-    return Stream(key[:STREAM_KEY_BYTES]).words(n)
+    return Stream(key[:STREAM_KEY_BYTES])
 
 
 def _key_stream(encryptor: CipherContext, n: int) -> NDArray[np.uint64]:

@@ -217,17 +217,24 @@ class Server:
         """Close the connections."""
         self._summing.close()
 
-    def aggregate(self, round: int, participants: Sequence[str] | None = None) -> Aggregate:
+    def aggregate(
+        self,
+        round: int,
+        participants: Sequence[str] | None = None,
+        awaited: Sequence[str] | None = None,
+    ) -> Aggregate:
         """Wait for a round to close and return its sum; later calls return the same sum.
 
-        The round closes once all of ``participants`` have contributed, or at its deadline with
-        those who have.
+        The round closes once all of ``awaited`` have contributed, or at its deadline, with those of
+        ``participants`` who have.
 
         Args:
             round: 0 to ``rounds`` - 1.
             participants: fingerprints of those who are to contribute; everybody if None. Another
                 list for a round that was opened is refused, since the difference of two sums is
                 somebody's update.
+            awaited: those of them for whom the round waits; all if None. Others are in the sum if
+                they have contributed by then: whoever failed may have.
 
         Raises:
             RefusedError: if too few contributed (nothing is opened; the round can be run again) or
@@ -235,7 +242,7 @@ class Server:
             IntegrityError: if the workers do not agree on the round.
             TransportError, WorkerError: if a worker is missing or fails; ask again.
         """
-        told = self._summing.aggregate(round, participants)
+        told = self._summing.aggregate(round, participants, awaited)
         return _aggregate(told, self.terms, round)
 
 

@@ -24,6 +24,8 @@ class Round(NamedTuple):
         accuracy: on the validation data after the round, in [0, 1]; None without.
         guarantee: what user-level noise has guaranteed so far; None without noise.
         seconds: from its start to the new model.
+        amplified: the same guarantee against those who see the models alone, and not who took part
+            in which round; None unless participants are sampled.
     """
 
     number: int
@@ -32,6 +34,7 @@ class Round(NamedTuple):
     accuracy: float | None
     guarantee: Guarantee | None
     seconds: float
+    amplified: Guarantee | None = None
 
 
 class History(NamedTuple):
@@ -73,7 +76,8 @@ class History(NamedTuple):
     def _page(self, picture: str) -> str:
         rows = "".join(
             f"<tr><td>{r.number}</td><td>{_percent(r.accuracy)}</td>"
-            f"<td>{html.escape(str(r.guarantee or ''))}</td><td>{len(r.contributors)}</td>"
+            f"<td>{html.escape(str(r.guarantee or ''))}</td>"
+            f"<td>{html.escape(str(r.amplified or ''))}</td><td>{len(r.contributors)}</td>"
             f"<td>{html.escape('; '.join(f'{n}: {why}' for n, why in r.absent.items()))}</td></tr>"
             for r in self.rounds
         )
@@ -81,7 +85,8 @@ class History(NamedTuple):
             "<!doctype html><meta charset=utf-8><title>Federated training</title>"
             "<style>body{font:1em sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:left}"
             f"</style><h1>Federated training</h1>{picture}<table><tr><th>round</th>"
-            "<th>accuracy</th><th>privacy of a participant</th><th>contributors</th>"
+            "<th>accuracy</th><th>privacy of a participant</th>"
+            "<th>against who sees the models alone</th><th>contributors</th>"
             f"<th>absent</th></tr>{rows}</table>"
         )
 
@@ -125,6 +130,8 @@ class Terminal:
             parts.append(f"accuracy {_percent(made.accuracy)}")
         if made.guarantee is not None:
             parts.append(f"epsilon {made.guarantee.epsilon:.3f}")
+        if made.amplified is not None:
+            parts.append(f"(models alone: {made.amplified.epsilon:.3f})")
         everybody = len(made.contributors) + len(made.absent)
         parts.append(f"{len(made.contributors)} of {everybody} contributed")
         parts.append(f"{made.seconds:.1f} s")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tercet.errors import InputError
 from tercet.service.aggregation_terms import WEIGHT_SCALE, AggregationTerms
+
+#: Elements that are dealt with at a time: what is done to them stays in the cache.
+_BLOCK = 1 << 15
 
 
 class Quantised(NamedTuple):
@@ -45,11 +49,11 @@ def quantise(update: ArrayLike, weight: float, terms: AggregationTerms) -> Quant
             f"an update of shape {values.shape}, {values.size} elements",
             f"The agreement is about {terms.length}",
         )
-    reals = values.reshape(-1).astype(np.float64)
+    flat = values.reshape(-1)
     # A norm that overflows, NaN and infinity all show in the sum of squares.
-    norm = math.sqrt(_square(reals))
+    norm = math.sqrt(sum(_square(reals) for _, reals in _blocks(flat)))
     if not math.isfinite(norm):
-        wrong = np.flatnonzero(~np.isfinite(reals))
+        wrong = np.flatnonzero(~np.isfinite(flat))
         where = f"at index {wrong[0]}" if wrong.size else "in its norm"
         raise InputError(
             f"the update has NaN, infinity or overflow {where}", "Check the local training"
@@ -57,22 +61,36 @@ def quantise(update: ArrayLike, weight: float, terms: AggregationTerms) -> Quant
     unit = 2.0**terms.scale
     factor = min(unit, terms.bound / norm) if norm else unit
     clipped = factor < unit
-    whole = _rounded(reals, factor * weight)
-    # Sums of squares are integers below 2^53, hence exact in double precision.
-    if _square(whole) > terms.bound**2:
+    words = np.empty(terms.words, np.uint64)
+    whole = words[: terms.length].view(np.int64)
+    square = _round(flat, factor * weight, whole)
+    if square > terms.bound**2:
         clipped = True
         room = (terms.bound - math.sqrt(terms.length) / 2) * (1 - 2.0**-40)
-        whole = _rounded(reals, room / norm * weight)
-    words = np.empty(terms.words, np.uint64)
-    words[: terms.length].view(np.int64)[:] = whole
+        square = _round(flat, room / norm * weight, whole)
     if terms.weighted:
         words[-1] = round(weight * 2**WEIGHT_SCALE)
-    return Quantised(words, math.sqrt(_square(whole)) / unit, clipped)
+    return Quantised(words, math.sqrt(square) / unit, clipped)
 
 
-def _rounded(values: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
-    scaled = values * factor
-    return np.rint(scaled, out=scaled)
+def _round(values: NDArray[Any], factor: float, out: NDArray[np.int64]) -> float:
+    """Write ``factor`` times the values, rounded, and return the squared norm of what was written.
+
+    It is a sum of integers below 2^53, hence exact in double precision.
+    """
+    square = 0.0
+    for place, reals in _blocks(values):
+        np.multiply(reals, factor, out=reals)
+        np.rint(reals, out=reals)
+        square += _square(reals)
+        out[place] = reals
+    return square
+
+
+def _blocks(values: NDArray[Any]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    for start in range(0, len(values), _BLOCK):
+        place = slice(start, start + _BLOCK)
+        yield place, values[place].astype(np.float64)
 
 
 def _square(values: NDArray[np.float64]) -> float:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +20,10 @@ from tercet.federated.noise import UserLevel, event_of, with_noise
 from tercet.federated.participant import Participant
 from tercet.federated.update import Arrays, Vector, flatten, unflatten
 from tercet.privacy import accounting
+from tercet.privacy.accounting import Guarantee
 from tercet.privacy.dp_sgd import accuracy_on
+from tercet.privacy.events import Relation
+from tercet.service.aggregation_terms import AggregationTerms
 from tercet.service.cluster import Cluster
 
 Foreign = Any
@@ -50,6 +54,7 @@ def train(
     minimum: int | None = None,
     privacy: UserLevel | None = None,
     weighted: bool = False,
+    rate: float = 1.0,
     step: ServerStep = add,
     validation: tuple[NDArray[Any], NDArray[Any]] | None = None,
     quiet: bool = False,
@@ -73,6 +78,9 @@ def train(
             least, if None.
         privacy: user-level noise, added by the workers; none if None.
         weighted: whether participants count by their ``weight``; only without noise.
+        rate: with which each participant draws whether it takes part in a round
+            (``Participant(rate=...)``). The sum is then divided by the expected number of
+            contributors, whatever their number.
         step: what the server does with the mean update.
         validation: public data, on which accuracy is measured after each round.
         quiet: show nothing in the terminal.
@@ -82,6 +90,12 @@ def train(
         RefusedError: a participant does not accept the run, or three rounds in a row failed.
         TransportError, WorkerError: the workers cannot be reached or fail.
     """
+
+    if not 0 < rate <= 1 or (weighted and rate < 1):
+        raise InputError(
+            f"a rate of {rate}{' with weights' if weighted else ''}",
+            "Give a probability: above 0, at most 1, and 1 with weights",
+        )
 
     def evaluate(weights: Arrays) -> float:
         assert validation is not None
@@ -120,6 +134,7 @@ def train(
             group,
             server,
             privacy=privacy,
+            rate=rate,
             step=step,
             evaluate=evaluate if validation is not None else None,
             quiet=quiet,
@@ -134,6 +149,7 @@ def run_rounds(
     server: Server,
     *,
     privacy: UserLevel | None = None,
+    rate: float = 1.0,
     step: ServerStep = add,
     evaluate: Evaluate | None = None,
     quiet: bool = False,
@@ -162,37 +178,56 @@ def run_rounds(
             contributors: tuple[str, ...] = ()
             try:
                 done = {who for who, failure in told.items() if not failure}
-                opened = _open(server, number, done | silent)
+                opened = _open(server, number, done | silent, told.keys() - done)
             except RefusedError:
                 failures += 1
                 if failures == _FAILURES:
                     raise
             else:
                 failures = 0
-                vector = step(vector, opened.mean)
+                mean = opened.mean if rate == 1 else opened.sum / (rate * len(names))
+                vector = step(vector, mean)
                 contributors = tuple(n for who, n in names.items() if who in opened.contributors)
                 absent = {name: why for name, why in absent.items() if name not in contributors}
                 absent.update({names[who]: why for who, why in opened.dropped.items()})
             seconds = time.perf_counter() - started
-            event, guarantee = event_of(server.terms, number), None
-            if event is not None and privacy is not None:
-                guarantee = accounting.epsilon([event], privacy.delta, privacy.relation)
+            guarantee, amplified = _guarantees(server.terms, number, privacy, rate)
             score = None if evaluate is None else evaluate(unflatten(vector, shapes))
-            made.rounds.append(Round(number, contributors, absent, score, guarantee, seconds))
+            made.rounds.append(
+                Round(number, contributors, absent, score, guarantee, seconds, amplified)
+            )
             terminal.end(made.rounds[-1])
     return unflatten(vector, shapes), made
 
 
-def _open(server: Server, number: int, asked: set[str]) -> Aggregate:
-    """Open the sum of those who have contributed, or may have.
+def _guarantees(
+    terms: AggregationTerms, rounds: int, privacy: UserLevel | None, rate: float
+) -> tuple[Guarantee | None, Guarantee | None]:
+    """Return what the noise guarantees after ``rounds``: to all, and by sampling as well.
+
+    The server and any worker see who contributed: against them sampling helps nothing. Accounting
+    of sampling is for one participant more or less.
+    """
+    event = event_of(terms, rounds)
+    if event is None or privacy is None:
+        return None, None
+    whole = accounting.epsilon([event], privacy.delta, privacy.relation)
+    if rate == 1 or privacy.relation is not Relation.ADD_OR_REMOVE:
+        return whole, None
+    sampled = msgspec.structs.replace(event, sampling_rate=rate)
+    return whole, accounting.epsilon([sampled], privacy.delta, privacy.relation)
+
+
+def _open(server: Server, number: int, awaited: set[str], failed: set[str]) -> Aggregate:
+    """Open the sum of those who have contributed, or may have; who failed may have before it did.
 
     Raises:
         RefusedError: they are too few.
     """
-    if len(asked) < server.terms.minimum:
+    if len(awaited) < server.terms.minimum:
         raise RefusedError(
-            f"{len(asked)} contributed to round {number} of {server.terms.name!r}, which takes "
+            f"{len(awaited)} contributed to round {number} of {server.terms.name!r}, which takes "
             f"{server.terms.minimum}",
             "See why the others are absent",
         )
-    return server.aggregate(number - 1, sorted(asked))
+    return server.aggregate(number - 1, sorted(awaited | failed), sorted(awaited))

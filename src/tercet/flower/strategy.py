@@ -184,11 +184,12 @@ class SecureStrategy(Strategy):
             if not reply.has_error()
         }
         failed = [reply for reply in replies if reply.has_error()]
-        # Whoever did not reply may have contributed.
+        # Whoever did not reply may have contributed; who failed may have before it did.
         silent = self._sampled - {reply.metadata.src_node_id for reply in replies}
-        asked = {*done, *(self._fingerprints[node] for node in silent)}
+        awaited = {*done, *(self._fingerprints[node] for node in silent)}
+        others = {self._fingerprints[reply.metadata.src_node_id] for reply in failed}
         try:
-            opened = self._open(server_round, asked)
+            opened = self._open(server_round, awaited, others)
         except RefusedError as error:
             _log.warning("round %d changes nothing: %s", server_round, error)
             for reply in failed:
@@ -272,14 +273,14 @@ class SecureStrategy(Strategy):
             )
         return answers
 
-    def _open(self, server_round: int, asked: set[str]) -> Aggregate:
+    def _open(self, server_round: int, awaited: set[str], failed: set[str]) -> Aggregate:
         server = self._running()
-        if len(asked) < server.terms.minimum:
+        if len(awaited) < server.terms.minimum:
             raise RefusedError(
-                f"{len(asked)} contributed, and {server.terms.minimum} are the minimum",
+                f"{len(awaited)} contributed, and {server.terms.minimum} are the minimum",
                 "See why the others failed",
             )
-        opened = server.aggregate(server_round - 1, sorted(asked))
+        opened = server.aggregate(server_round - 1, sorted(awaited | failed), sorted(awaited))
         event = event_of(server.terms, server_round)
         if event is not None and self._privacy is not None:
             spent = accounting.epsilon([event], self._privacy.delta, self._privacy.relation)

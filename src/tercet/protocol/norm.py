@@ -17,11 +17,12 @@ the constants here: ``docs/aggregation.md``). Then the exact squared norm must b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from tercet.crypto.prg import seed_words
+from tercet.crypto.prg import seed_stream
 from tercet.protocol.base import Words
 from tercet.ring import kernels
 
@@ -46,9 +47,20 @@ class Coefficients(NamedTuple):
 
 def coefficients(seed: bytes, length: int) -> Coefficients:
     """Expand the public seed (32 bytes) of a check for vectors of ``length`` elements."""
-    groups = -(-length // 64)
-    rows = seed_words(seed, "rows", groups * PROJECTIONS).reshape(groups, PROJECTIONS)
-    return Coefficients(rows, seed_words(seed, "plane", groups))
+    (whole,) = coefficient_blocks(seed, length, -(-length // 64) * 64)
+    return whole
+
+
+def coefficient_blocks(seed: bytes, length: int, block: int) -> Iterator[Coefficients]:
+    """Expand the same coefficients for ``block`` elements at a time, a multiple of 64.
+
+    The projections of a vector are the sum of those of its blocks.
+    """
+    rows, plane = seed_stream(seed, "rows"), seed_stream(seed, "plane")
+    for start in range(0, length, block):
+        groups = -(-min(block, length - start) // 64)
+        drawn = rows.words(groups * PROJECTIONS).reshape(groups, PROJECTIONS)
+        yield Coefficients(drawn, plane.words(groups))
 
 
 def projection_bound(bound: int) -> int:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tercet.crypto.prg import seed_words
+from tercet.crypto.prg import seed_stream, seed_words
 from tercet.protocol.base import Partial, Share, Words
 from tercet.protocol.joint_seed import joint_seed
-from tercet.protocol.norm import coefficients
+from tercet.protocol.norm import coefficient_blocks
+from tercet.protocol.replicated.packed import Packed, packed_reshare
 from tercet.protocol.replicated.protocol import Replicated
-from tercet.protocol.replicated.sharing import OutputPart
 from tercet.protocol.replicated.verdict import verdicts
 from tercet.protocol.rounds import Steps
 from tercet.ring import kernels
-from tercet.runtime.release import release
 from tercet.runtime.session import Session
 
 #: Name under which a dealt seed expands to a contribution.
 TENSOR = "update"
+
+#: Bits of a sum with its noise, which stays below 2^38 (see ``service.aggregation_terms``), with
+#: its sign, in whole bytes: all that is opened.
+SUM_BITS = 40
+
+#: Words of a contribution that are dealt with at a time: what is done to them stays in the cache.
+_BLOCK = 1 << 15
 
 
 class Checked(NamedTuple):
@@ -52,6 +58,19 @@ class Half(NamedTuple):
             return seed_words(self.seed, TENSOR, words)
         return np.frombuffer(self.data, "<u8").astype(np.uint64, copy=False)
 
+    def reader(self) -> Callable[[int], Words]:
+        """Return what takes the summand's next words, so many, from its start to its end."""
+        if self.seed:
+            return seed_stream(self.seed, TENSOR).words
+        whole, position = self.expand(0), 0
+
+        def take(words: int) -> Words:
+            nonlocal position
+            position += words
+            return whole[position - words : position]
+
+        return take
+
 
 class RunningSum:
     """This worker's two summands of the sum so far, (words,) each."""
@@ -59,10 +78,11 @@ class RunningSum:
     def __init__(self, words: int) -> None:
         self.parts = (np.zeros(words, np.uint64), np.zeros(words, np.uint64))
 
-    def add(self, share: Share) -> None:
-        """Add a contribution."""
+    def add(self, start: int, share: Share) -> None:
+        """Add a block of a contribution, from word ``start`` on."""
         for total, part in zip(self.parts, share.parts, strict=True):
-            np.add(total, part, out=total)
+            place = total[start : start + part.size]
+            np.add(place, part, out=place)
 
     def remove(self, share: Share) -> None:
         """Take a contribution off again."""
@@ -118,17 +138,23 @@ def _check(
 ) -> Steps[NDArray[np.bool_]]:
     length = checked.length
     seed = yield from joint_seed(protocol.party.index, context)
-    drawn = coefficients(seed, length)
     rows = len(pairs)
-    projections = np.empty((rows, kernels.PROJECTIONS), np.uint64)
-    squares, weights = np.empty(rows, np.uint64), np.empty(rows, np.uint64)
-    for row, pair in enumerate(pairs):
-        share = _expand(pair, checked.words)
-        total.add(share)  # while it is in the cache; a violator is taken off again
-        update = Share(tuple(p[:length] for p in share.parts))
-        projections[row] = drawn.project(update.parts[0])
-        squares[row] = _square(update)
-        weights[row] = share.parts[0][-1]
+    projections = np.zeros((rows, kernels.PROJECTIONS), np.uint64)
+    products, weights = np.zeros((rows, 2), np.uint64), np.zeros(rows, np.uint64)
+    readers = [(first.reader(), second.reader()) for first, second in pairs]
+    for block, drawn in enumerate(coefficient_blocks(seed, length, _BLOCK)):
+        start = block * _BLOCK
+        size = min(_BLOCK, length - start)
+        for row, (first, second) in enumerate(readers):
+            share = Share((first(size), second(size)))
+            total.add(start, share)  # while it is in the cache; a violator is taken off again
+            projections[row] += drawn.project(share.parts[0])
+            products[row] += _products(share)
+    for row, (first, second) in enumerate(readers if checked.heaviest else ()):
+        share = Share((first(1), second(1)))
+        total.add(length, share)
+        weights[row] = share.parts[0][0]
+    squares = products[:, 0] + (products[:, 1] << np.uint64(1))
     return (
         yield from verdicts(
             protocol,
@@ -144,8 +170,8 @@ def _check(
 
 def noisy_sum(
     session: Session, total: RunningSum, noise: NDArray[np.int64] | None, timeout: float
-) -> Share:
-    """Return a fresh sharing of the sum and of all three workers' noise.
+) -> Packed:
+    """Return a fresh sharing, modulo 2^``SUM_BITS``, of the sum and of all three workers' noise.
 
     ``noise`` (words,) is this worker's own and enters as a summand that nobody else sees: what
     leaves is masked by a share of zero.
@@ -155,25 +181,21 @@ def noisy_sum(
     """
     mine = total.parts[0] if noise is None else total.parts[0] + noise.view(np.uint64)
 
-    def steps() -> Iterator[Steps[Share]]:
-        yield session.protocol(0).reshare(Partial((mine,)), "sum")
+    def steps() -> Iterator[Steps[Packed]]:
+        protocol = cast("Replicated", session.protocol(0))
+        yield packed_reshare(protocol, Partial((mine,)), SUM_BITS, "sum")
 
     (result,), _ = session.run(steps(), timeout)
-    return cast("Share", result)
-
-
-def open_sum(share: Share) -> OutputPart:
-    """Return this worker's part of a stored sum, whose record all three workers have signed."""
-    (part,) = release([share])
-    return part
+    return cast("Packed", result)
 
 
 def _expand(pair: tuple[Half, Half], words: int) -> Share:
     return Share((pair[0].expand(words), pair[1].expand(words)))
 
 
-def _square(x: Share) -> np.uint64:
-    """Return this worker's summand of the squared norm: of x_i^2 + 2 x_i x_{i+1} for every i."""
+def _products(x: Share) -> Words:
+    """Return the sums of x_i^2 and x_i x_{i+1}: the first and twice the second are a summand of
+    the squared norm.
+    """
     first, second = x.parts
-    cross: np.uint64 = np.dot(first, second)
-    return np.uint64(np.dot(first, first)) + cross + cross
+    return np.array((np.dot(first, first), np.dot(first, second)), np.uint64)

@@ -12,7 +12,8 @@ MAX_ROUNDS = 1_000_000
 MAX_DEADLINE = 7 * 24 * 3600
 MAX_SCALE = 60
 #: Largest variance of one worker's noise: three summands of noise then stay below 2^37 but with
-#: probability below 2^-64, and a sum of 2,000 contributions below 2^36: nothing wraps.
+#: probability below 2^-64, and a sum of 2,000 contributions below 2^36: nothing wraps, and all fits
+#: into ``runtime.aggregation.SUM_BITS``.
 MAX_VARIANCE = 1 << 61
 #: Fractional bits of a weight, which lies in [0, 1].
 WEIGHT_SCALE = 20

@@ -22,6 +22,8 @@ from tercet.service.portal import Portal
 T = TypeVar("T")
 
 CONNECT_TIMEOUT = 5.0
+#: Seconds that a connection is kept for the next request; a worker keeps it longer.
+_IDLE = 60.0
 _LARGE = 1 << 20
 _PIECE = 1 << 18
 
@@ -157,7 +159,8 @@ class Connection:
                 aiohttp.ClientSession(
                     f"https://{host}:{port}",
                     connector=aiohttp.TCPConnector(
-                        ssl=client_context(self.identity, entry.identity)
+                        ssl=client_context(self.identity, entry.identity),
+                        keepalive_timeout=_IDLE,
                     ),
                     timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
                     trace_configs=[no_redirects],

@@ -33,8 +33,6 @@ from tercet.service.sum_messages import (
     FinishJob,
     Folded,
     FoldJob,
-    Released,
-    ReleaseJob,
 )
 from tercet.service.training_messages import TrainJob
 
@@ -118,13 +116,7 @@ class DataProcess:
         """Queue the end of a sum."""
         return self._submit(job)
 
-    def submit_release(self, job: ReleaseJob) -> asyncio.Future[Released]:
-        """Queue the release of a stored sum."""
-        return self._submit(job)
-
-    def _submit(
-        self, job: Job | TrainJob | FoldJob | FinishJob | ReleaseJob
-    ) -> asyncio.Future[Any]:
+    def _submit(self, job: Job | TrainJob | FoldJob | FinishJob) -> asyncio.Future[Any]:
         self._number += 1
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         try:

@@ -67,32 +67,20 @@ class Gate:
 
     def __init__(self, workers: Sequence[PublicIdentity], lists: Lists) -> None:
         self.workers = list(workers)
-        self.lists = lists
+        self.change(lists)
 
-    @property
-    def owners(self) -> list[PublicIdentity]:
-        """Those who may share, serve, stop and remove models."""
-        return self.lists.owners
-
-    @property
-    def clients(self) -> list[PublicIdentity]:
-        """Those who may ask."""
-        return self.lists.clients
-
-    @property
-    def members(self) -> list[PublicIdentity]:
-        """Those who may be parties of an agreement: owners and clients."""
-        return list(dict.fromkeys((*self.owners, *self.clients)))
-
-    @property
-    def watchers(self) -> list[PublicIdentity]:
-        """Those who may read health and metrics."""
-        return [*self.workers, *self.owners, *self.lists.operators]
-
-    @property
-    def all(self) -> list[PublicIdentity]:
-        """Everybody that TLS should let in."""
-        return list(dict.fromkeys((*self.watchers, *self.clients)))
+    def change(self, lists: Lists) -> None:
+        """Take the lists as they are from now on."""
+        #: Those who may share, serve, stop and remove models.
+        self.owners = lists.owners
+        #: Those who may ask.
+        self.clients = lists.clients
+        #: Those who may be parties of an agreement: owners and clients.
+        self.members = list(dict.fromkeys((*lists.owners, *lists.clients)))
+        #: Those who may read health and metrics.
+        self.watchers = [*self.workers, *lists.owners, *lists.operators]
+        #: Everybody that TLS should let in.
+        self.all = list(dict.fromkeys((*self.watchers, *lists.clients)))
 
     def caller(self, request: web.Request, role: Sequence[PublicIdentity]) -> PublicIdentity:
         """Return who is asking, if it is one of ``role``.

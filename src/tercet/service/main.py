@@ -61,7 +61,7 @@ async def serve(
     def accept(lists: Lists) -> None:
         nonlocal context
         context = server_context(identity, Gate(workers, lists).all)
-        gate.lists = lists
+        gate.change(lists)
 
     roster = Roster(path, accept)
     runner = web.AppRunner(application(worker, gate), access_log=None)

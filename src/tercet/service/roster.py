@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeAlias
 
 from tercet.crypto.identity import PublicIdentity
 from tercet.errors import ConfigError, TercetError
@@ -19,6 +19,8 @@ _log = logging.getLogger("tercet.worker")
 #: Seconds between two looks at the files.
 POLL = 1.0
 _SUFFIX = ".crt"
+
+_Stamp: TypeAlias = tuple[int, int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Roster:
     def __init__(self, path: str, changed: Callable[[Lists], None]) -> None:
         self._path = path
         self._changed = changed
+        self._named: tuple[_Stamp, list[str]] = None, []
         self._seen = self._signature()
         self._wake = asyncio.Event()
 
@@ -89,25 +92,31 @@ class Roster:
 
     def _signature(self) -> tuple[object, ...]:
         """Return what tells whether the worker's file or a certificate has changed."""
-        paths = [self._path]
-        with contextlib.suppress(TercetError, OSError):
-            config = load_worker(self._path)
-            lists = [*config.owners, *config.clients, *config.operators]
-            paths += [*lists, *_files(lists)]
-        return tuple((path, _stamp(path)) for path in paths)
+        stamp = _stamp(self._path)
+        if stamp != self._named[0]:
+            lists: list[str] = []
+            with contextlib.suppress(TercetError, OSError):
+                config = load_worker(self._path)
+                lists = [*config.owners, *config.clients, *config.operators]
+            self._named = stamp, lists
+        paths = dict.fromkeys(self._named[1])
+        with contextlib.suppress(OSError):  # a folder that goes while it is read
+            paths |= dict.fromkeys(_files(self._named[1]))
+        return stamp, *((path, _stamp(path)) for path in paths)
 
 
 def _files(paths: list[str]) -> list[str]:
     found: list[str] = []
     for path in paths:
-        if Path(path).is_dir():
-            found += sorted(str(p) for p in Path(path).iterdir() if p.suffix == _SUFFIX)
+        if os.path.isdir(path):
+            with os.scandir(path) as entries:
+                found += sorted(e.path for e in entries if e.name.endswith(_SUFFIX))
         else:
             found.append(path)
     return found
 
 
-def _stamp(path: str) -> tuple[int, int, int] | None:
+def _stamp(path: str) -> _Stamp:
     try:
         status = os.stat(path)
     except OSError:

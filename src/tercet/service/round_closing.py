@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from tercet.crypto.identity import PublicIdentity
 from tercet.errors import BusyError, RefusedError, TercetError, WorkerError
+from tercet.runtime.release import release_stored
 from tercet.service.aggregation_terms import AggregationTerms
 from tercet.service.agreement import Agreement
 from tercet.service.checks import binding, check_id
@@ -16,8 +17,8 @@ from tercet.service.round_records import Records
 from tercet.service.round_state import Asked, Round
 from tercet.service.round_store import Record, RoundStore, Stored
 from tercet.service.round_table import Table, check_number, session_digest
-from tercet.service.sum_messages import AskSum, Close, FinishJob, ReleaseJob, Told
-from tercet.service.training_messages import ShareDigests
+from tercet.service.sum_files import read_sum
+from tercet.service.sum_messages import AskSum, Close, FinishJob, Told
 
 
 class Closing:
@@ -67,8 +68,9 @@ class Closing:
         asked: Asked | None = None
         try:
             bound = binding(
-                "aggregate", request.agreement.hex(), str(request.round), *request.participants
-            )
+                "aggregate", request.agreement.hex(), str(request.round),
+                *request.participants, "awaited", *request.awaited,
+            )  # fmt: skip
             nonces = await self._agreement.agree(
                 request.id, bound, dict.fromkeys(self._table.peers, b"")
             )
@@ -85,7 +87,7 @@ class Closing:
                 raise WorkerError("a worker could not store the sum", "AskSum again")
             if not stored.opened:
                 self._store.open(stored, (who.name, who.fingerprint), terms.name)
-            return await self._release(stored, terms)
+            return await self._release(stored)
         finally:
             del self._table.asked[key]
             if asked is not None:
@@ -127,6 +129,8 @@ class Closing:
         asked = request.participants
         if list(asked) != sorted(set(asked)) or not set(asked) <= set(terms.participants):
             raise RefusedError("a list of other participants", "The agreement names them")
+        if not set(request.awaited) <= set(asked):
+            raise RefusedError("a round that waits for others than it asks", "Ask for them as well")
         if len(asked) < terms.minimum:
             raise RefusedError(
                 f"a round with {len(asked)} participants where {terms.minimum} must contribute",
@@ -176,10 +180,10 @@ class Closing:
         finished = await self._table.plane().submit_finish(
             FinishJob(
                 0, round.epoch, round.position - 1, session_digest(round.key[0]), asked.nonces,
-                terms.words, terms.variance, record.id, str(path),
+                terms.words, terms.variance, str(path),
             )
         )  # fmt: skip
-        self._store.keep(record, ShareDigests(finished.first, finished.second, finished.public))
+        self._store.keep(record, finished.digests)
 
     async def _stand(self, request: AskSum, stage: int) -> Stored | None:
         """Compare what the three have stored of a round: all of it, or none.
@@ -194,7 +198,7 @@ class Closing:
             self._store.discard(stored)
         return None
 
-    async def _release(self, stored: Stored, terms: AggregationTerms) -> Told:
+    async def _release(self, stored: Stored) -> Told:
         record, digests = stored.record, stored.digests
         path = self._store.path(record)
         if not path.exists():
@@ -202,9 +206,6 @@ class Closing:
                 f"the sum of round {record.round} is not kept any more", "AskSum for later rounds"
             )
         self._table.require(record.agreement)
-        released = await self._table.plane().submit_release(
-            ReleaseJob(
-                0, terms.words, record.id, str(path), digests.first, digests.second, digests.public
-            )
-        )
-        return Told(released.part, record.contributors, record.dropped)
+        summand = await asyncio.to_thread(read_sum, path, digests.first)
+        part = release_stored(summand, digests.second)
+        return Told(part, record.contributors, record.dropped)

@@ -107,9 +107,9 @@ class Round:
 
     @property
     def complete(self) -> bool:
-        """Whether all whom the server asked have contributed, or were dropped."""
+        """Whether all for whom the server waits have contributed, or were dropped."""
         return self.asked is not None and all(
-            p in self.verdicts for p in self.asked.request.participants
+            p in self.verdicts for p in self.asked.request.awaited
         )
 
 

@@ -17,8 +17,8 @@ from tercet.errors import ConfigError
 from tercet.service import audit
 from tercet.service.audit import Event
 from tercet.service.registry import Registry
-from tercet.service.shares import SUFFIX
-from tercet.service.training_messages import ShareDigests
+from tercet.service.sum_files import SUFFIX
+from tercet.service.sum_messages import SumDigests
 
 #: Sums of an agreement that are kept for a retry; of older rounds only the records are.
 KEPT = 4
@@ -51,7 +51,7 @@ class Record(msgspec.Struct, frozen=True):
 
     @property
     def id(self) -> bytes:
-        """The id of the stored sum."""
+        """The id of the sum, by which its file is named."""
         return hashlib.sha256(b"tercet sum v1\0" + self.agreement + self.epoch).digest()[:16]
 
     def digest(self) -> bytes:
@@ -64,7 +64,7 @@ class Stored:
     """A sum that is stored here; ``opened`` once all three workers had it."""
 
     record: Record
-    digests: ShareDigests
+    digests: SumDigests
     opened: bool
 
 
@@ -105,7 +105,7 @@ class RoundStore:
             return None
         return Stored(
             msgspec.msgpack.decode(row[0], type=Record),
-            msgspec.msgpack.decode(row[1], type=ShareDigests),
+            msgspec.msgpack.decode(row[1], type=SumDigests),
             bool(row[2]),
         )
 
@@ -120,7 +120,7 @@ class RoundStore:
                 ),
             )  # fmt: skip
 
-    def keep(self, record: Record, digests: ShareDigests) -> None:
+    def keep(self, record: Record, digests: SumDigests) -> None:
         """Note that the sum of a written record is in its file."""
         with self._registry.transaction() as db:
             db.execute(

@@ -60,7 +60,7 @@ def write_shares(
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
         raise StorageError(
@@ -140,7 +140,7 @@ def _label(model: bytes, index: int, scale: int) -> dict[str, str]:
     }
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a new name durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

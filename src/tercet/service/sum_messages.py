@@ -31,13 +31,15 @@ class Contribute(msgspec.Struct, frozen=True):
 class AskSum(msgspec.Struct, frozen=True):
     """Server: close round ``round`` and give me your part of its sum.
 
-    ``participants`` are fingerprints, ascending, of those who were to contribute.
+    ``participants`` are fingerprints, ascending, of those who were to contribute; ``awaited`` of
+    those among them for whom the round waits.
     """
 
     id: bytes
     agreement: bytes
     round: int
     participants: tuple[str, ...]
+    awaited: tuple[str, ...]
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -119,6 +121,13 @@ SumMessage = Turn | Ready | Fold | Close | Signed | Holding | Restart
 # Between the two processes of one worker.
 
 
+class SumDigests(msgspec.Struct, frozen=True):
+    """Digests (``sharing.output_digest``) of this worker's two summands of a stored sum."""
+
+    first: bytes
+    second: bytes
+
+
 class FoldJob(msgspec.Struct, frozen=True, tag=True):
     """Control: check these contributions of an epoch, and add those that pass.
 
@@ -142,7 +151,7 @@ class FoldJob(msgspec.Struct, frozen=True, tag=True):
 
 
 class FinishJob(msgspec.Struct, frozen=True, tag=True):
-    """Control: add noise to the sum of an epoch and store it, durably, as sharing ``id``."""
+    """Control: add noise to the sum of an epoch and store it, durably, in file ``path``."""
 
     number: int
     epoch: bytes
@@ -151,20 +160,7 @@ class FinishJob(msgspec.Struct, frozen=True, tag=True):
     nonces: tuple[bytes, bytes, bytes]
     words: int
     variance: int
-    id: bytes
     path: str
-
-
-class ReleaseJob(msgspec.Struct, frozen=True, tag=True):
-    """Control: the stored sum ``id`` may go to its receiver."""
-
-    number: int
-    words: int
-    id: bytes
-    path: str
-    first: bytes
-    second: bytes
-    public: bytes
 
 
 class DrawNoise(msgspec.Struct, frozen=True, tag=True):
@@ -188,20 +184,11 @@ class Folded(msgspec.Struct, frozen=True, tag=True):
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True):
-    """Data plane: a sum is stored, with these digests (see ``messages.ShareDigests``)."""
+    """Data plane: a sum is stored."""
 
     number: int
-    first: bytes
-    second: bytes
-    public: bytes
+    digests: SumDigests
 
 
-class Released(msgspec.Struct, frozen=True, tag=True):
-    """Data plane: this worker's part of a sum."""
-
-    number: int
-    part: OutputPart
-
-
-SumCommand = FoldJob | FinishJob | ReleaseJob | DrawNoise | DropSum
-SumEvent = Folded | Finished | Released
+SumCommand = FoldJob | FinishJob | DrawNoise | DropSum
+SumEvent = Folded | Finished

@@ -12,18 +12,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 from tercet.errors import TercetError, WorkerError
 from tercet.net.transport import Transport
-from tercet.protocol.base import Share, Words
-from tercet.protocol.replicated.sharing import Summand, expand
-from tercet.runtime.aggregation import TENSOR, Checked, Half, RunningSum, fold, noisy_sum, open_sum
+from tercet.protocol.replicated.packed import Packed
+from tercet.protocol.replicated.sharing import output_digest
+from tercet.runtime.aggregation import Checked, Half, RunningSum, fold, noisy_sum
 from tercet.runtime.noise import NoiseAhead
 from tercet.runtime.session import Session
 from tercet.service.failures import to_failure
 from tercet.service.messages import Failed
-from tercet.service.shares import read_summands, write_shares
+from tercet.service.sum_files import write_sum
 from tercet.service.sum_messages import (
     DrawNoise,
     DropSum,
@@ -31,16 +29,14 @@ from tercet.service.sum_messages import (
     FinishJob,
     Folded,
     FoldJob,
-    Released,
-    ReleaseJob,
     SumCommand,
+    SumDigests,
     SumEvent,
 )
-from tercet.service.training_messages import ShareDigests
 
 _log = logging.getLogger("tercet.dataplane")
 
-_Job = FoldJob | FinishJob | ReleaseJob
+_Job = FoldJob | FinishJob
 
 
 class _Lane:
@@ -90,15 +86,13 @@ class Sums:
         timeout: float,
     ) -> None:
         self._name = name
-        self._index = transport.index
         self._transport = transport
         self._arena = arena
         self._tell = tell
         self._timeout = timeout
         self._lanes: dict[bytes, _Lane] = {}
-        self._releasing = ThreadPoolExecutor(1)
+        self._hashing = ThreadPoolExecutor(1)
         self._noise = NoiseAhead()
-        self._stored: dict[bytes, Share] = {}
 
     def put(self, command: SumCommand) -> None:
         """Take a command; called from one thread."""
@@ -107,8 +101,6 @@ class Sums:
                 dropped.thread.shutdown(wait=False)
         elif isinstance(command, DrawNoise):
             self._noise.draw(command.words, command.variance)
-        elif isinstance(command, ReleaseJob):
-            self._releasing.submit(self._run, command, lambda: self._release(command))
         elif isinstance(command, FoldJob):
             lane = self._lanes.setdefault(command.epoch, _Lane())
             lane.thread.submit(self._run, command, lambda: self._fold(command, lane))
@@ -151,19 +143,10 @@ class Sums:
         total = lane.take(job.position, job.words)
         noise = self._noise.take(job.words, job.variance) if job.variance else None
         with _Opened(self._name, self._transport, job) as session:
-            share = noisy_sum(session, total, noise, self._timeout)
-        first, second = (Summand(arrays={TENSOR: _encoded(p)}) for p in share.parts)
-        digests = write_shares(Path(job.path), job.id, self._index, 0, (first, second), {})
-        self._stored = {job.id: share}  # the next to be released, most likely
-        return Finished(job.number, digests.first, digests.second, digests.public)
-
-    def _release(self, job: ReleaseJob) -> Released:
-        share = self._stored.pop(job.id, None)
-        if share is None:
-            digests = ShareDigests(job.first, job.second, job.public)
-            pair, _ = read_summands(Path(job.path), job.id, self._index, 0, digests)
-            share = expand(pair, TENSOR, (job.words,))
-        return Released(job.number, open_sum(share))
+            packed = noisy_sum(session, total, noise, self._timeout)
+        digests = self._hashing.submit(_digests, packed)  # while the disk is busy
+        write_sum(Path(job.path), packed.first.data)
+        return Finished(job.number, digests.result())
 
 
 class _Opened:
@@ -182,5 +165,5 @@ class _Opened:
         self._session.close()
 
 
-def _encoded(words: Words) -> bytes:
-    return np.ascontiguousarray(words).astype("<u8", copy=False).tobytes()
+def _digests(packed: Packed) -> SumDigests:
+    return SumDigests(output_digest(packed.first.data), output_digest(packed.second.data))

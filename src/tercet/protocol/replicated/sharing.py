@@ -17,8 +17,10 @@ import numpy as np
 from tercet.crypto.prg import SECRET_BYTES, fresh, seed_words
 from tercet.errors import IntegrityError
 from tercet.protocol.base import Share, Words
+from tercet.ring import kernels
 
 WORKERS = 3
+WORD_BITS = 64
 
 
 class Summand(msgspec.Struct, frozen=True):
@@ -111,14 +113,15 @@ class OutputPart(msgspec.Struct, frozen=True):
 
 def output_part(share: Share) -> OutputPart:
     """Return what the holder of ``share`` releases to the receiver."""
-    first, second = (
-        np.ascontiguousarray(p).astype("<u8", copy=False).tobytes() for p in share.parts
-    )
-    return OutputPart(first, _output_digest(second))
+    first, second = (np.ascontiguousarray(p).astype("<u8", copy=False) for p in share.parts)
+    return OutputPart(first.tobytes(), output_digest(second.data.cast("B")))
 
 
-def combine(parts: Sequence[OutputPart], shape: Sequence[int]) -> Words:
+def combine(parts: Sequence[OutputPart], shape: Sequence[int], bits: int = WORD_BITS) -> Words:
     """Return the value that the three workers released, after the cross-check.
+
+    With fewer ``bits`` than a word has, the summands are packed and hold the low bits of a value
+    in two's complement: see ``packed``.
 
     Raises:
         IntegrityError: if a worker's summand is not what the other holder says; names both.
@@ -127,15 +130,29 @@ def combine(parts: Sequence[OutputPart], shape: Sequence[int]) -> Words:
     total = np.zeros(size, dtype=np.uint64)
     for index, part in enumerate(parts):
         holder = (index - 1) % WORKERS
-        same = parts[holder].other_digest == _output_digest(part.summand)
-        if len(part.summand) != 8 * size or not same:
+        same = parts[holder].other_digest == output_digest(part.summand)
+        if len(part.summand) != -(-bits * size // 8) or not same:
             raise IntegrityError(
                 f"workers {holder} and {index} released different output shares",
                 "One of them is faulty or cheats: do not use the result, tell both operators",
             )
-        total += np.frombuffer(part.summand, dtype="<u8").astype(np.uint64, copy=False)
+        if bits < WORD_BITS:
+            total += kernels.unpack_bits(part.summand, bits, size)  # type: ignore[arg-type]
+        else:
+            total += np.frombuffer(part.summand, dtype="<u8").astype(np.uint64, copy=False)
+    if bits < WORD_BITS:
+        total <<= np.uint64(WORD_BITS - bits)
+        signed = total.view(np.int64)
+        signed >>= WORD_BITS - bits
     return total.reshape(shape)
 
 
-def _output_digest(summand: bytes) -> bytes:
-    return hashlib.sha256(b"tercet output v1\0" + summand).digest()
+def output_digest(summand: bytes | memoryview) -> bytes:
+    """Return the SHA-256 by which the receiver compares a summand with what its other holder says.
+
+    Args:
+        summand: ring elements, little-endian.
+    """
+    state = hashlib.sha256(b"tercet output v1\0")
+    state.update(summand)
+    return state.digest()
