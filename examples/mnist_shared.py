@@ -51,23 +51,24 @@ def new_model() -> keras.Model:
     return model
 
 
-def accuracy(model: keras.Model, digits: Digits) -> float:
+def right(model: keras.Model, digits: Digits) -> np.ndarray:
+    """Which of the test images the model names rightly."""
     scores = model.predict(digits.x_test, batch_size=500, verbose=0)
-    return float((scores.argmax(1) == digits.y_test).mean())
+    return scores.argmax(1) == digits.y_test
 
 
-def in_the_clear(digits: Digits, terms: TrainingTerms) -> float:
-    """Accuracy of the same steps on the same rows in the same order, in float32."""
+def in_the_clear(digits: Digits, terms: TrainingTerms) -> np.ndarray:
+    """What the same steps on the same rows in the same order get right, in float32."""
     model, labels = new_model(), np.eye(10)[digits.y_train]
     order = Shuffle(terms.seed, len(labels), terms.batch_size)
     for step in range(terms.steps):
         rows = order.rows(step)
         model.train_on_batch(digits.x_train[rows], labels[rows])
-    return accuracy(model, digits)
+    return right(model, digits)
 
 
-def on_shares(digits: Digits, epochs: int, batch: int) -> tuple[float, float, TrainingTerms]:
-    """Return accuracy, seconds and terms; the model is released to measure it."""
+def on_shares(digits: Digits, epochs: int, batch: int) -> tuple[np.ndarray, float, TrainingTerms]:
+    """Return what is right, seconds and terms; the model is released to measure it."""
     with tercet.LocalCluster(parties=OWNERS, quiet=True) as cluster:
         half = len(digits.x_train) // 2
         for name, part in zip(OWNERS, (slice(half), slice(half, None)), strict=True):
@@ -90,7 +91,7 @@ def on_shares(digits: Digits, epochs: int, batch: int) -> tuple[float, float, Tr
         training.wait(show)
         seconds = time.monotonic() - started
         print()
-        return accuracy(training.fetch(model), digits), seconds, training.agreement.terms
+        return right(training.fetch(model), digits), seconds, training.agreement.terms
 
 
 def main() -> None:
@@ -101,9 +102,12 @@ def main() -> None:
     options = parser.parse_args()
     digits = load_digits(options.data)
     shared, seconds, terms = on_shares(digits, options.epochs, options.batch)
-    print(f"on shares: {shared:.2%}")
+    print(f"on shares: {shared.mean():.2%}")
     plain = in_the_clear(digits, terms)
-    print(f"test accuracy: in the clear {plain:.2%}, on shares {shared:.2%}, in {seconds:.0f} s")
+    print(
+        f"test accuracy: in the clear {plain.mean():.2%}, on shares {shared.mean():.2%}, "
+        f"in {seconds:.0f} s"
+    )
 
 
 if __name__ == "__main__":
