@@ -272,14 +272,16 @@ class StepLowering(Lowering):
         return self.emit("negative", x.handle, shift=shift, bits=WINDOW)
 
     def rectify(self, x: Secret) -> tuple[Secret, Secret]:
-        """Return max(x, 0) and the bit x > 0.
+        """Return max(x, 0) and the bit x > 0, to ``FINE_SCALE`` bits: fewer values count as 0.
 
         One unit of the product is taken off before, so that the bit of an exact 0 is 0: that is
         the gradient of every framework, and a patch of background with a bias of 0 has it.
         """
-        shift = max(self.scale_of(x) - self.scale, 0)
+        scale = min(FINE_SCALE, max(self.scale_of(x), self.scale))
+        shift = max(self.scale_of(x) - scale, 0)
         below = self.emit("add_const", x.handle, value=-1)
-        both = self.emit("rectify", below.handle, shift=shift, bits=WINDOW)
+        bits = WINDOW + scale - self.scale
+        both = self.emit("rectify", below.handle, shift=shift, bits=bits)
         return self.emit("rectified", both.handle), self.emit("active", both.handle)
 
 
