@@ -54,26 +54,27 @@ def test_two_hospitals_reach_together_what_neither_reaches_alone(
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_mnist_on_shares_reaches_the_accuracy_of_the_run_in_the_clear() -> None:
-    """The post's CNN on real workers, 465 steps or so: five epochs of the 12,000 images that ship.
+    """The post's CNN on real workers, 465 steps: five epochs of the 12,000 images that ship.
 
-    With TERCET_MNIST, which names the file of 60,000, one epoch. One of 12,000 tells nothing: after
-    93 steps, float32 from weights that are 1e-6 off names up to 22 % of the images otherwise.
+    With TERCET_MNIST, which names the file of 60,000, one epoch: 468 steps. A single one of 12,000
+    tells little, nor does a rate of 0.1: two runs of float32 that begin 1e-5 apart then differ by
+    a per cent or two.
     """
     path = os.environ.get("TERCET_MNIST")
     mnist, digits = example("mnist_shared"), load_digits(path)
-    shared, seconds, terms = mnist.on_shares(digits, 1 if path else 5, 128)
-    plain = mnist.in_the_clear(digits, terms)
+    shared, seconds, terms = mnist.on_shares(digits, 1 if path else 5, 128, 0.02)
+    plain = mnist.in_the_clear(digits, terms, 0.02)
     differ = int((shared != plain).sum())
     print(
         f"{terms.steps} steps in {seconds:.0f} s: {shared.mean():.2%} of {len(plain)}, "
         f"in the clear {plain.mean():.2%}; {differ} answers are right in one of them only"
     )
-    assert plain.mean() > 0.9
-    # 1,000 test images are few, and two runs of float32 that are 1e-6 apart differ in 30 to 70 of
-    # them. If each of those is as likely right in the one as in the other, the runs' numbers of
-    # right answers differ by root of as many (McNemar); four times that is 2 to 3 %.
+    assert plain.mean() > 0.85
+    # 1,000 test images are few, and float32 that begins 1e-5 off is right in 8 to 17 others. If
+    # each of those is as likely right in the one run as in the other, the numbers of right answers
+    # differ by root of as many (McNemar); four times that is 1.1 to 1.6 %.
     bound = 0.003 if path else 4 * differ**0.5 / len(plain)
-    assert differ <= 0.08 * len(plain)
+    assert differ <= 0.04 * len(plain)
     assert abs(shared.mean() - plain.mean()) <= bound
 
 
