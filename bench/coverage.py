@@ -28,7 +28,7 @@ _APPROXIMATED = {
 }  # fmt: skip
 
 #: Hints for what is no primitive of JAX.
-_NOT_JAX = {"scan", "to_integer", "topk", "rand", "rand_like", "randn_like"}
+_NOT_JAX = {"dtype", "scan", "to_integer", "topk", "rand", "rand_like", "randn_like"}
 
 
 class Case(Protocol):
@@ -46,6 +46,10 @@ Written by `python -m bench.coverage`; a test holds it to the code. A model runs
 that its trace applies to secret values has a rule, so a layer of one's own needs no registration;
 `tercet check MODEL` tells. "Yes" means exact but for fixed-point rounding; "approximated" means
 that a function of [functions.md](functions.md) is among its operations.
+
+Models are of float32 and of whole numbers. Weights, declared inputs and arithmetic in float64,
+float16, bfloat16 or complex numbers, and strings, are refused before sharing, with the layer or
+argument. What is asked about, and samples, may be any real numbers of NumPy: they are converted.
 
 ## Keras layers
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.contracts import CONTRACTS, Contract
+from bench.selection import section
 from tercet.protocol.base import Share
 from tercet.protocol.counting import Counting, count_rounds, zeros
 from tercet.protocol.plaintext import Plaintext
@@ -73,7 +74,7 @@ def page() -> str:
             f"| {r16:.0%} / {r20:.0%} | {a16:.1e} / {a20:.1e} | {wide:.0f} / {narrow:.0f} "
             f"| {rounds} / {fewer} | {contract.beyond.replace('|', chr(92) + '|')} |\n"
         )
-    lines.append(_TAIL)
+    lines += [_TAIL, section(), _SOURCES]
     return "".join(lines)
 
 
@@ -86,10 +87,10 @@ lookups at public places are local and exact. x / y (`divide`, about 800 bytes a
 y has as many, 67 rounds; y is normalised once for all that it divides): within 1e-4 or 2 units for
 |x| < 2^(30-f) and 2^-f <= |y| < 2^(30-f) (1 - 2^-6); a quotient beyond 2^14 saturates between 2^14
 and 2^18. Softmax: absolute error 2^-f + 1e-5; log-softmax: 2^-f + 2e-5, both for up to 4,096
-classes. Sorting is Batcher's network, exact, about n log2(n)^2 / 4 comparisons of 80 bytes
-(b = 62). A lookup at a secret place in a table of n rows takes n products with a shared bit (33
-bytes each); an index outside the table counts as its first or last row.
+classes.
+"""
 
+_SOURCES = """
 Sources: polynomials by Lawson's weighted minimax iteration (`bench/tables.py`); exp as a power of a
 polynomial split after Paterson and Stockmeyer (1973); Newton's step for 1/x and x^-1/2; Goldschmidt
 (1964) for the sum of a softmax; odd-even merge sort after Batcher (1968).

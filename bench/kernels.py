@@ -1,6 +1,6 @@
 """Rates of the ring kernels beside those of float64 BLAS, one thread, in the same run.
 
-    python -m bench.kernels [--isa avx512|avx2|portable] [--seconds 0.3] [--json FILE]
+    python -m bench.kernels [--isa amx|avx512|avx2|portable] [--seconds 0.3] [--json FILE]
 
 Ratios within a run mean more than rates, which depend on what else the machine does. For a
 convolution the float64 figure is that of the matrix product alone, on patches made beforehand.

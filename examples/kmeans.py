@@ -20,12 +20,12 @@ def fit(x: np.ndarray, count: int, steps: int = 20) -> np.ndarray:
     for _ in range(steps):
         nearest = ((x[:, None] - centres) ** 2).sum(-1).argmin(1)
         centres = np.stack([x[nearest == k].mean(0) for k in range(count)])
-    return centres
+    return centres.astype(np.float32)
 
 
-def nearness(x: jax.Array, centres: jax.Array) -> jax.Array:
-    """Return minus the squared distance to each centre, but for |x|^2, which ranks nothing."""
-    return 2 * x @ centres.T - jnp.sum(centres**2, 1)
+def nearest(x: jax.Array, centres: jax.Array) -> jax.Array:
+    """Return the number of the nearest centre; |x|^2, in every distance, is left out."""
+    return jnp.argmin(jnp.sum(centres**2, 1) - 2 * x @ centres.T, 1)
 
 
 def main() -> None:
@@ -36,8 +36,8 @@ def main() -> None:
     new = middles[rng.integers(0, 4, 40)] + rng.normal(0, 0.5, (40, 6))
 
     with tercet.LocalCluster(quiet=True) as cluster:
-        tercet.share(tercet.trace(nearness, (6,), centres), cluster, "segments", sample=x)
-        tercet.serve("segments", cluster, max_rows=40, output="argmax")
+        tercet.share(tercet.trace(nearest, (6,), centres), cluster, "segments", sample=x)
+        tercet.serve("segments", cluster, max_rows=40)
         with tercet.connect(cluster) as client:
             private = np.asarray(client.predict("segments", new)).reshape(-1)
 

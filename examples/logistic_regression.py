@@ -23,7 +23,7 @@ def fit(x: np.ndarray, y: np.ndarray, steps: int = 20) -> tuple[np.ndarray, np.n
         gradient = design.T @ (p - y) + w
         hessian = (design.T * (p * (1 - p))) @ design + np.eye(len(w))
         w -= np.linalg.solve(hessian, gradient)
-    return w[:-1], w[-1:]
+    return w[:-1].astype(np.float32), w[-1:].astype(np.float32)
 
 
 def probability(x: jax.Array, w: jax.Array, b: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ def fit(x: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean (features,) and the first components (features, count) of ``x``."""
     mean = x.mean(0)
     _, _, rows = np.linalg.svd(x - mean, full_matrices=False)
-    return mean, rows[:count].T
+    return mean.astype(np.float32), rows[:count].T.astype(np.float32)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "dispatch.hpp"
+#include "product.hpp"
 #include "scratch.hpp"
 
 namespace tercet {
@@ -19,6 +20,9 @@ constexpr index_t block_pixels = 96;  // output pixels at a time; every tile hei
 constexpr index_t buffer_elements = 1 << 15;  // padded input at a time: 256 KB
 constexpr index_t pack_from_pixels = 16;
 constexpr index_t max_terms = 2;
+
+// Blocks of the kernel's depth are shorter than 2 * block_k, and padded for each term.
+static_assert(max_terms * 2 * block_k <= max_product_depth);
 
 void copy(u64* to, const u64* from, index_t n) {
     if (n > 0) {
@@ -174,16 +178,20 @@ struct PatchBlock {
     index_t segments;
     index_t offset;
     index_t length;
-    index_t row;  // of the kernel as a matrix
+    index_t row;         // of the kernel as a matrix
+    index_t packed_row;  // of the packed kernel
+
+    index_t rows() const { return segments * length; }
 };
 
 struct Patch {
     std::vector<index_t> segment_offset;
     index_t segment_length;
     std::vector<PatchBlock> blocks;
+    index_t packed_depth;  // rows of the packed kernel
 };
 
-Patch patch_layout(const ConvShape& s, const Field& field) {
+Patch patch_layout(const ConvShape& s, const Field& field, index_t unit) {
     Patch patch;
     // A kernel row is one run if its taps are neighbours with nothing between their channels.
     const bool joined = s.groups == 1 && s.kernel_dilation.w == 1;
@@ -202,7 +210,7 @@ Patch patch_layout(const ConvShape& s, const Field& field) {
         const index_t group = (segments + blocks - 1) / blocks;
         for (index_t first = 0; first < segments; first += group) {
             patch.blocks.push_back(
-                {first, std::min(group, segments - first), 0, length, first * length});
+                {first, std::min(group, segments - first), 0, length, first * length, 0});
         }
     } else {
         const index_t pieces = (length + block_k - 1) / block_k;
@@ -210,21 +218,24 @@ Patch patch_layout(const ConvShape& s, const Field& field) {
         for (index_t first = 0; first < segments; ++first) {
             for (index_t offset = 0; offset < length; offset += piece) {
                 patch.blocks.push_back({first, 1, offset, std::min(piece, length - offset),
-                                        first * length + offset});
+                                        first * length + offset, 0});
             }
         }
+    }
+    patch.packed_depth = 0;
+    for (PatchBlock& block : patch.blocks) {
+        block.packed_row = patch.packed_depth;
+        patch.packed_depth += round_up(block.rows(), unit);
     }
     return patch;
 }
 
-index_t block_rows(const PatchBlock& block) { return block.segments * block.length; }
-
-void pack_kernels(const KernelTable& table, const ConvShape& s, const Patch& patch,
+void pack_kernels(const ProductKernels& product, const ConvShape& s, const Patch& patch,
                   const ConvTerm* terms, index_t term_count, Kernel* kernels) {
     const index_t filters = s.group_filters();
-    const index_t padded = (filters + table.panel - 1) / table.panel * table.panel;
-    const index_t depth = s.kernel.h * s.kernel.w * s.group_channels();
-    if (filters <= table.panel || s.images * s.output.h * s.output.w < pack_from_pixels) {
+    const index_t padded = round_up(filters, product.panel);
+    const index_t depth = patch.packed_depth;
+    if (!product.packed && (filters <= product.panel || s.pixels() < pack_from_pixels)) {
         for (index_t t = 0; t < term_count; ++t) {
             kernels[t] = {terms[t].w, false, filters, 0};
         }
@@ -235,15 +246,15 @@ void pack_kernels(const KernelTable& table, const ConvShape& s, const Patch& pat
         kernels[t] = {next, true, depth * padded, padded};
         for (index_t g = 0; g < s.groups; ++g) {
             for (const PatchBlock& block : patch.blocks) {
-                table.pack_panels(terms[t].w + block.row * s.filters + g * filters, s.filters,
-                                  block_rows(block), filters, next);
-                next += block_rows(block) * padded;
+                product.pack_panels(terms[t].w + block.row * s.filters + g * filters, s.filters,
+                                    block.rows(), filters, next + block.packed_row * padded);
             }
+            next += depth * padded;
         }
     }
 }
 
-void convolve_chunk(const KernelTable& table, const ConvShape& s, const Chunk& chunk,
+void convolve_chunk(const ProductKernels& product, const ConvShape& s, const Chunk& chunk,
                     const Patch& patch, const Field* fields, const Kernel* kernels,
                     index_t term_count, u64* out, bool accumulate) {
     const index_t pixels = chunk.images * chunk.rows * s.output.w;
@@ -264,19 +275,22 @@ void convolve_chunk(const KernelTable& table, const ConvShape& s, const Chunk& c
                 }
                 for (index_t t = 0; t < term_count; ++t) {
                     const Kernel& kernel = kernels[t];
-                    const index_t stride = kernel.packed ? kernel.padded_filters : s.filters;
+                    const index_t skip = kernel.packed
+                                             ? block.packed_row * kernel.padded_filters
+                                             : block.row * s.filters;
                     parts[t] = RowsTerm{
                         .rows = rows[t],
                         .segment_offset = offsets,
                         .segments = block.segments,
                         .segment_length = block.length,
-                        .b = kernel.data + g * kernel.group_stride + block.row * stride,
-                        .ldb = kernel.packed ? table.panel : s.filters,
-                        .panel_stride =
-                            kernel.packed ? block_rows(block) * table.panel : table.panel,
+                        .b = kernel.data + g * kernel.group_stride + skip,
+                        .ldb = kernel.packed ? product.panel : s.filters,
+                        .panel_stride = kernel.packed
+                                            ? round_up(block.rows(), product.unit) * product.panel
+                                            : product.panel,
                     };
                 }
-                table.rows_product(parts, term_count, count, s.group_filters(),
+                product.rows_product(parts, term_count, count, s.group_filters(),
                                    out + first * s.filters + g * s.group_filters(), s.filters,
                                    accumulate || &block != patch.blocks.data());
             }
@@ -319,7 +333,7 @@ void depthwise_chunk(const KernelTable& table, const ConvShape& s, const Chunk& 
 void conv(const ConvShape& s, const ConvTerm* terms, index_t term_count, u64* out,
           bool accumulate) {
     constexpr Scratch image_slot[max_terms] = {Scratch::image_first, Scratch::image_second};
-    const index_t outputs = s.images * s.output.h * s.output.w * s.filters;
+    const index_t outputs = s.pixels() * s.filters;
     if (outputs == 0) {
         return;
     }
@@ -335,13 +349,16 @@ void conv(const ConvShape& s, const ConvTerm* terms, index_t term_count, u64* ou
     const bool in_place = repeats == 1 && reads_in_place(s);
     const Chunk limits = chunk_limits(s, in_place, s.channels * repeats);
 
+    const ProductKernels& product =
+        product_kernels(table, s.pixels(), s.group_filters(),
+                        s.kernel.h * s.kernel.w * s.group_channels());
     Patch patch;
     Kernel kernels[max_terms];
     if (!depthwise) {
         // Only the strides matter here, and those of the padded buffer are the same for all chunks.
         const index_t row_stride = (in_place ? s.input.w : s.reach().w) * s.channels;
-        patch = patch_layout(s, Field{nullptr, row_stride, 0, s.channels});
-        pack_kernels(table, s, patch, terms, term_count, kernels);
+        patch = patch_layout(s, Field{nullptr, row_stride, 0, s.channels}, product.unit);
+        pack_kernels(product, s, patch, terms, term_count, kernels);
     }
     for (index_t image = 0; image < s.images; image += limits.images) {
         for (index_t row = 0; row < s.output.h; row += limits.rows) {
@@ -363,7 +380,7 @@ void conv(const ConvShape& s, const ConvTerm* terms, index_t term_count, u64* ou
                 }
             }
             if (!depthwise) {
-                convolve_chunk(table, s, chunk, patch, fields, kernels, term_count, chunk_out,
+                convolve_chunk(product, s, chunk, patch, fields, kernels, term_count, chunk_out,
                                accumulate);
             }
         }

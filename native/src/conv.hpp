@@ -25,6 +25,7 @@ struct ConvShape {
 
     index_t group_channels() const { return channels / groups; }
     index_t group_filters() const { return filters / groups; }
+    index_t pixels() const { return images * output.h * output.w; }
     // The part of the dilated, padded input that the output reaches; 0 for an empty output.
     Pair reach() const {
         return {(output.h - 1) * stride.h + (kernel.h - 1) * kernel_dilation.h + 1,

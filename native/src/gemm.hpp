@@ -121,5 +121,14 @@ void pack_panels(const u64* b, index_t ldb, index_t k, index_t n, u64* dst) {
     }
 }
 
+constexpr ProductKernels register_tiles = {
+    .panel = panel_width,
+    .unit = 1,
+    .height = 48,  // 192 KB of A at a depth of 512; every tile height divides it
+    .packed = false,
+    .rows_product = rows_product,
+    .pack_panels = pack_panels,
+};
+
 }  // namespace
 }  // namespace tercet

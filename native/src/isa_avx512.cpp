@@ -4,6 +4,7 @@
 
 #include "bits_avx512.hpp"
 #include "depthwise.hpp"
+#include "digits.hpp"
 #include "dot.hpp"
 #include "gemm.hpp"
 #include "leaf.hpp"
@@ -16,11 +17,10 @@ namespace tercet {
 extern const KernelTable avx512_kernels;
 const KernelTable avx512_kernels = {
     .name = "avx512",
-    .rows = Vec::tile_rows,
-    .panel = panel_width,
     .lanes = Vec::lanes,
-    .rows_product = rows_product,
-    .pack_panels = pack_panels,
+    .words = register_tiles,
+    .limbs = nullptr,
+    .always_limbs = false,
     .dot_product = dot_product,
     .depthwise = depthwise,
     .bit_planes_64 = bit_planes_64,
@@ -35,6 +35,9 @@ const KernelTable avx512_kernels = {
     .choose_block = choose_block,
     .leaf_monomials = leaf_monomials,
     .leaf_answers = leaf_answers,
+    .lend_digits = lend_digits,
+    .answer_digits = answer_digits,
+    .find_zero = find_zero,
 };
 
 }  // namespace tercet

@@ -110,17 +110,91 @@ struct AnswersLeaf {
     u64* propagate_third;
 };
 
-struct KernelTable {
-    const char* name;
-    index_t rows;   // rows of the register tile
-    index_t panel;  // columns of the register tile, and of a packed panel of B
-    index_t lanes;  // elements in a vector
+// A comparison by digits (digits.hpp): most bits, of the smaller prime, and most digits.
+constexpr int most_bits = 60;
+constexpr int small_bits = 24;
+constexpr int max_digits = most_bits / 2;
+
+// Digits of a comparison of `bits` bits, and the rows that worker 0 lends for it.
+constexpr int digit_count(int bits) { return (bits + 1) / 2; }
+constexpr int lent_digits(int bits) { return 3 * digit_count(bits) - (bits % 2 != 0 ? 4 : 2); }
+// The bits of an element in a message, and the digits that a word of randomness gives.
+constexpr int digit_bits(int bits) { return bits <= small_bits ? 4 : 5; }
+constexpr int digits_per_word(int bits) { return bits <= small_bits ? 4 : 3; }
+
+// Bits `shift` to `shift + bits - 2` of u at worker 0. `out` has rows of `stride` bytes, whose
+// first n are written; `masks` rows of n words.
+struct DigitsLend {
+    index_t n;
+    index_t stride;
+    int bits;
+    int shift;
+    const u64* u;
+    const u64* masks;
+    std::uint8_t* out;
+};
+
+// The answer of worker 1 (`first`), whose copies follow from `lent_words`, or of worker 2, to which
+// they were sent. `reverse` is a bit plane: whether to find u < w.
+struct DigitsAnswer {
+    index_t n;
+    index_t stride;
+    int bits;
+    int shift;
+    bool first;
+    const u64* v;
+    const u64* reverse;
+    const u64* lent_words;
+    const std::uint8_t* lent;
+    const u64* units;
+    const u64* offsets;
+    const u64* masks;
+    std::uint8_t* out;
+};
+
+// Whether the two answers have a zero: a bit plane.
+struct DigitsZero {
+    index_t n;
+    index_t stride;
+    int bits;
+    const std::uint8_t* one;
+    const std::uint8_t* two;
+    u64* out;
+};
+
+// The deepest sum that `rows_product` takes over all terms, padding included: what the 32-bit sums
+// of isa_amx.cpp hold.
+constexpr index_t max_product_depth = 16384;
+
+constexpr index_t max_product_height = 96;
+
+// A way to multiply blocks of A by packed panels of B.
+struct ProductKernels {
+    index_t panel;   // columns of a packed panel of B
+    index_t unit;    // a block of packed B takes the space of a multiple of as many rows
+    index_t height;  // rows of A that a matrix product takes at a time; max_product_height at most
+    bool packed;     // B has to be packed; otherwise it may be
 
     // out[r, j] (+)= sum over the terms, for r < m and j < n.
     void (*rows_product)(const RowsTerm* terms, index_t term_count, index_t m, index_t n, u64* out,
                          index_t ldo, bool accumulate);
-    // dst[p][k][0..panel) = b[k, p * panel ..], for every panel p of n columns.
+    // Packs every panel of n columns, one after the other; unless `packed`, in this way:
+    // dst[p][k][0..panel) = b[k, p * panel ..].
     void (*pack_panels)(const u64* b, index_t ldb, index_t k, index_t n, u64* dst);
+};
+
+constexpr index_t round_up(index_t value, index_t unit) {
+    return (value + unit - 1) / unit * unit;
+}
+
+struct KernelTable {
+    const char* name;
+    index_t lanes;  // elements in a vector
+
+    ProductKernels words;         // multiplies whole elements
+    const ProductKernels* limbs;  // multiplies them byte by byte; null where there is no AMX
+    bool always_limbs;            // even where `words` is faster
+
     // out[i, j] (+)= dot(a[i, :], bt[j, :]), vectorised along k: for a handful of columns.
     void (*dot_product)(const u64* a, index_t lda, const u64* bt, index_t ldbt, index_t m,
                         index_t n, index_t k, u64* out, index_t ldo, bool accumulate);
@@ -149,6 +223,9 @@ struct KernelTable {
     // Leaves of 1 to 4 bits.
     void (*leaf_monomials)(const MonomialsLeaf& leaf, int size);
     void (*leaf_answers)(const AnswersLeaf& leaf, int size);
+    void (*lend_digits)(const DigitsLend& all);
+    void (*answer_digits)(const DigitsAnswer& all);
+    void (*find_zero)(const DigitsZero& all);
 };
 
 }  // namespace tercet

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "array_view.hpp"
+#include "dispatch.hpp"
 #include "packing.hpp"
 #include "replicated.hpp"
 
@@ -207,6 +208,109 @@ void answer_leaves_of(nb::handle planes_in, const LeafPairs& pairs, nb::handle l
                   other_mask.data(), answer.data(), third.data());
 }
 
+void require_bits(int bits, int shift) {
+    if (bits < 2 || bits > most_bits || shift < 0 || shift + bits > 64) {
+        throw nb::value_error("bits must be from 2 to 60, and shift + bits at most 64");
+    }
+}
+
+// Rows of a message with `digits` digits an element, and of the words that as many are drawn from.
+index_t message_rows(int digits, int bits) { return (digits * digit_bits(bits) + 7) / 8; }
+index_t word_rows(int digits, int bits) {
+    return (digits + digits_per_word(bits) - 1) / digits_per_word(bits);
+}
+
+// The width of a message of n elements.
+index_t row_bytes(index_t n) { return (n + 7) / 8 * 8; }
+
+void lend_digits_of(nb::handle u_in, int shift, int bits, nb::handle masks_in, nb::handle out_in) {
+    const ArrayView u(u_in, "u", 1, Access::read);
+    const ArrayView masks(masks_in, "masks", 2, Access::read);
+    const ArrayView out(out_in, "out", 2, Access::write, 1);
+    require_bits(bits, shift);
+    const index_t n = u.size(0);
+    const int lent = lent_digits(bits);
+    masks.require_shape({word_rows(lent, bits), n}, "words for the lent digits of n elements");
+    out.require_shape({message_rows(lent, bits), row_bytes(n)}, "packed rows of n elements");
+    out.require_apart({&u, &masks});
+    const DigitsLend all{.n = n,
+                         .stride = row_bytes(n),
+                         .bits = bits,
+                         .shift = shift,
+                         .u = u.data(),
+                         .masks = masks.data(),
+                         .out = out.data<std::uint8_t>()};
+    const nb::gil_scoped_release nogil;
+    kernels().lend_digits(all);
+}
+
+// `lent` are the words that the digits at worker 1 follow from, or the message to worker 2.
+void answer_digits_of(nb::handle v_in, int shift, int bits, nb::handle reverse_in, bool first,
+                      nb::handle lent_in, nb::handle units_in, nb::handle offsets_in,
+                      nb::handle masks_in, nb::handle out_in) {
+    const ArrayView v(v_in, "v", 1, Access::read);
+    const ArrayView reverse(reverse_in, "reverse", 1, Access::read);
+    const ArrayView lent(lent_in, "lent", 2, Access::read, first ? sizeof(u64) : 1);
+    const ArrayView units(units_in, "units", 2, Access::read);
+    const ArrayView offsets(offsets_in, "offsets", 1, Access::read);
+    const ArrayView masks(masks_in, "masks", 2, Access::read);
+    const ArrayView out(out_in, "out", 2, Access::write, 1);
+    require_bits(bits, shift);
+    const index_t n = v.size(0);
+    const int digits = digit_count(bits);
+    reverse.require_shape({plane_words(n)}, "v is (n,), reverse is (ceil(n / 64),)");
+    if (first) {
+        lent.require_shape({word_rows(lent_digits(bits), bits), n}, "words for the lent digits");
+    } else {
+        lent.require_shape({message_rows(lent_digits(bits), bits), row_bytes(n)},
+                           "packed rows of the lent digits");
+    }
+    units.require_shape({word_rows(digits, bits), n}, "words for the digits of n elements");
+    offsets.require_shape({n}, "v is (n,)");
+    masks.require_shape({word_rows(digits, bits), n}, "words for the digits of n elements");
+    out.require_shape({message_rows(digits, bits), row_bytes(n)}, "packed rows of n elements");
+    out.require_apart({&v, &reverse, &lent, &units, &offsets, &masks});
+    const DigitsAnswer all{.n = n,
+                           .stride = row_bytes(n),
+                           .bits = bits,
+                           .shift = shift,
+                           .first = first,
+                           .v = v.data(),
+                           .reverse = reverse.data(),
+                           .lent_words = first ? lent.data() : nullptr,
+                           .lent = first ? nullptr : lent.data<std::uint8_t>(),
+                           .units = units.data(),
+                           .offsets = offsets.data(),
+                           .masks = masks.data(),
+                           .out = out.data<std::uint8_t>()};
+    const nb::gil_scoped_release nogil;
+    kernels().answer_digits(all);
+}
+
+void find_zero_of(nb::handle one_in, nb::handle two_in, int bits, index_t n, nb::handle out_in) {
+    const ArrayView one(one_in, "one", 2, Access::read, 1);
+    const ArrayView two(two_in, "two", 2, Access::read, 1);
+    const ArrayView out(out_in, "out", 1, Access::write);
+    require_bits(bits, 0);
+    if (n < 0) {
+        throw nb::value_error("n must not be negative");
+    }
+    for (const ArrayView* a : {&one, &two}) {
+        a->require_shape({message_rows(digit_count(bits), bits), row_bytes(n)},
+                         "packed rows of n elements");
+    }
+    out.require_shape({plane_words(n)}, "ceil(n / 64)");
+    out.require_apart({&one, &two});
+    const DigitsZero all{.n = n,
+                         .stride = row_bytes(n),
+                         .bits = bits,
+                         .one = one.data<std::uint8_t>(),
+                         .two = two.data<std::uint8_t>(),
+                         .out = out.data()};
+    const nb::gil_scoped_release nogil;
+    kernels().find_zero(all);
+}
+
 }  // namespace
 
 void bind_replicated(nb::module_& m) {
@@ -224,6 +328,13 @@ void bind_replicated(nb::module_& m) {
     m.def("answer_leaves", &answer_leaves_of, "planes"_a, "leaves"_a, "lent"_a, "mask"_a,
           "other_mask"_a, "answer"_a, "third"_a,
           "Rows of generate and propagate: what a worker returns, and the third summand.");
+    m.def("lend_digits", &lend_digits_of, "u"_a, "shift"_a, "bits"_a, "masks"_a, "out"_a,
+          "out: the digits of u in a comparison, masked and packed.");
+    m.def("answer_digits", &answer_digits_of, "v"_a, "shift"_a, "bits"_a, "reverse"_a, "first"_a,
+          "lent"_a, "units"_a, "offsets"_a, "masks"_a, "out"_a,
+          "out: what worker 1 or 2 returns in a comparison by digits.");
+    m.def("find_zero", &find_zero_of, "one"_a, "two"_a, "bits"_a, "n"_a, "out"_a,
+          "out (ceil(n / 64)): whether the two answers have a zero, a bit an element.");
 }
 
 }  // namespace tercet

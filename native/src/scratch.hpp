@@ -6,7 +6,7 @@
 
 namespace tercet {
 
-enum class Scratch { packed_b, image_first, image_second, repeated, count };
+enum class Scratch { packed_a, packed_b, image_first, image_second, repeated, count };
 
 // At least `elements` elements, 64-byte aligned, contents unspecified; valid until this thread next
 // asks for the same slot. Throws std::bad_alloc.

@@ -6,6 +6,9 @@ it. No message ever holds a secret: no value, share, key or seed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 
 class TercetError(Exception):
     """Base of all errors of Tercet: ``message`` says what happened, ``remedy`` what to do."""
@@ -33,7 +36,12 @@ class ModelError(TercetError):
 
 
 class UnsupportedOperation(ModelError):
-    """An operation of a model has no rule; names the layer and what would work instead."""
+    """Operations of a model have no rule; names the layers and what would work instead.
+
+    ``layers`` tells of every operation, where the whole model was looked through.
+    """
+
+    layers: Sequence[Any] = ()
 
 
 class ProgramError(TercetError):

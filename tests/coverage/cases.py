@@ -52,6 +52,10 @@ def _activation(name: str, **more: object) -> Case:
     return _row((6,), lambda: L.Dense(7), lambda: L.Activation(name), **more)
 
 
+def _operation(function: Callable[[object], object]) -> Case:
+    return _row(SERIES, lambda: L.Lambda(lambda x: keras.ops.cast(function(x), "float32")))
+
+
 def _functional(shape: tuple[int, ...], function: Callable[[object], object]) -> Case:
     def build() -> keras.Model:
         x = keras.Input(shape)
@@ -196,6 +200,12 @@ CASES: dict[str, Case] = {
     "Model: transformer encoder": Case(lambda: _transformer(False), 1e-2, indices=20),
     "Model: decoder, causal": Case(lambda: _transformer(True), 1e-2, indices=20),
     "Rows at public places": _row(SERIES, Rows),
+    "ops.argmax": _operation(lambda x: keras.ops.argmax(x, 1)),
+    "ops.argmin": _operation(lambda x: keras.ops.argmin(x, -1)),
+    "ops.argsort": _operation(lambda x: keras.ops.argsort(x, 1)),
+    "ops.sort": _operation(lambda x: keras.ops.sort(x, 1)),
+    "ops.top_k": _operation(lambda x: keras.ops.top_k(x, 3)[0]),
+    "ops.top_k(places)": _operation(lambda x: keras.ops.top_k(x, 3)[1]),
     "Conv1DTranspose": _row(SERIES, lambda: L.Conv1DTranspose(3, 3, 2)),
     "Conv3DTranspose": _row((3, 4, 3, 2), lambda: L.Conv3DTranspose(2, 2, 2)),
     "DepthwiseConv1D": _row(SERIES, lambda: L.DepthwiseConv1D(3)),

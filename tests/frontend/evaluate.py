@@ -122,8 +122,17 @@ def _log_softmax(x: np.ndarray, axis: int, bits: int) -> np.ndarray:
     return np.log(_softmax(x, axis, bits))
 
 
-def _one_hot(x: np.ndarray, classes: int, bits: int) -> np.ndarray:
-    return np.eye(classes)[np.clip(np.rint(x), 0, classes - 1).astype(int)]
+def _lookup(index: np.ndarray, table: np.ndarray, shared: int, bits: int) -> np.ndarray:
+    places = np.clip(np.rint(index), 0, table.shape[-2] - 1).astype(int)
+    found = np.zeros((*index.shape, table.shape[-1]))
+    for first in np.ndindex(*index.shape[:shared]):
+        found[first] = table[first][places[first]]
+    return found
+
+
+def _top_k(x: np.ndarray, k: int) -> np.ndarray:
+    places = np.argsort(-x, axis=-1, kind="stable")[..., :k]
+    return np.stack((places, np.take_along_axis(x, places, -1)), -1)
 
 
 def _cumsum(x: np.ndarray, axis: int, reverse: int) -> np.ndarray:
@@ -173,11 +182,13 @@ EVALUATORS: Mapping[str, Callable[..., np.ndarray]] = {
     "sum": lambda x, axes: x.sum(axis=axes),
     "window_sum": _window_sum,
     "scale": _scale,
+    "shift_left": lambda x, bits: x,
     "add_const": lambda x, value: x + value,
     "mul": np.multiply,
     "matmul": np.matmul,
     "conv": _conv,
     "truncate": lambda x, shift: x,
+    "truncate_fresh": lambda x, shift: x,
     "relu": lambda x, shift, bits: np.maximum(x, 0),
     "negative": lambda x, shift, bits: x < 0,
     "bit_not": np.logical_not,
@@ -189,7 +200,9 @@ EVALUATORS: Mapping[str, Callable[..., np.ndarray]] = {
     "softmax": _softmax,
     "log_softmax": _log_softmax,
     "sort": lambda x, axis, bits: np.sort(x, axis),
-    "one_hot": _one_hot,
+    "argmax": lambda x, axis: x.argmax(axis),
+    "top_k": _top_k,
+    "lookup": _lookup,
     "cumsum": _cumsum,
     "rsqrt": lambda x, scale, bits: x**-0.5,
     "reshare": lambda x: x,

@@ -148,7 +148,7 @@ assert traced.name == model.name
 reports = supported_layers({path!r})
 assert [r.name for r in reports] == ["conv", "relu", "flat", "dense"]
 assert all(r.supported for r in reports)
-refused = keras.Sequential([keras.Input((3,)), L.Embedding(5000, 2, name="gate")])
+refused = keras.Sequential([keras.Input((3,)), L.Embedding(300_000, 1, name="gate")])
 try:
     trace_keras(refused)
 except UnsupportedOperation as error:

@@ -16,7 +16,8 @@ from tercet.program.program import Role
 from tests.frontend.evaluate import evaluate
 
 RNG = np.random.default_rng(4)
-W, B = RNG.normal(0, 1, (5, 3)), RNG.normal(0, 1, 3)
+W = RNG.normal(0, 1, (5, 3)).astype(np.float32)
+B = RNG.normal(0, 1, 3).astype(np.float32)
 
 
 def affine(x: jax.Array, w: jax.Array, b: jax.Array) -> jax.Array:
@@ -44,7 +45,7 @@ def test_captured_arrays_are_secret_weights() -> None:
 
 
 def test_trees_of_weights() -> None:
-    layers = [{"w": W, "b": B}, {"w": RNG.normal(0, 1, (3, 2)), "b": RNG.normal(0, 1, 2)}]
+    layers = [{"w": W, "b": B}, {"w": W[:3, :2], "b": B[:2]}]
 
     def network(x: jax.Array, layers: list[dict[str, jax.Array]]) -> jax.Array:
         for place, layer in enumerate(layers):
@@ -95,7 +96,7 @@ def test_a_captured_single_number_is_refused(fn: Callable[..., object]) -> None:
 
 
 def test_a_single_number_may_be_a_weight() -> None:
-    traced = tercet.trace(lambda x, scale: x * scale, (5,), np.float64(0.25))
+    traced = tercet.trace(lambda x, scale: x * scale, (5,), np.float32(0.25))
     assert {i.name: i.role for i in traced.program.inputs}["scale"] is Role.WEIGHT
 
 

@@ -86,16 +86,6 @@ def test_a_state_is_left_as_it_was() -> None:
     assert torch.backends.mha.get_fastpath_enabled() == fast
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_other_real_dtypes(dtype: torch.dtype) -> None:
-    module = nn.Sequential(nn.Linear(6, 4), nn.ReLU()).to(dtype)
-    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(1)).to(dtype)
-    traced = trace_torch(module, x)
-    exact = module(x).detach().double().numpy()
-    error = 1e-4 if dtype is torch.float64 else 0.05
-    np.testing.assert_allclose(evaluate(traced, x.double().numpy()), exact, atol=error)
-
-
 def test_two_copies_of_an_architecture_give_one_program() -> None:
     first, second = Bert(), Bert()
     ids = torch.zeros(2, 8, dtype=torch.int64)
@@ -110,12 +100,10 @@ UNSUPPORTED: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
     "sine": (_of(torch.sin), ("'1' (Function)", "sine")),
     "rounding": (_of(torch.round), ("'1' (Function)", "rounding")),
     "running product": (_of(lambda x: x.cumprod(1)), ("cumulative product", "logarithms")),
-    "top-k": (_of(lambda x: x.topk(2).values), ("top-k", "Release the scores")),
-    "argmax": (_of(lambda x: x.argmax(1)), ("argmax",)),
     "random": (_of(lambda x: x + torch.rand_like(x)), ("'1' (Function)", "rand")),
     "large table": (
-        nn.Sequential(Function(lambda x: x.long()), nn.Embedding(5000, 2)),
-        ("'1' (Embedding)", "table lookup"),
+        nn.Sequential(Function(lambda x: x.long()), nn.Embedding(300_000, 1)),
+        ("'1' (Embedding)", "table lookup", "262,144"),
     ),
     "branch": (
         _of(lambda x: torch.cond(x.sum() > 0, lambda y: y + 1, lambda y: y - 1, (x,))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 
 import mpmath
@@ -14,8 +15,8 @@ from tercet.errors import ProgramError
 from tercet.function.exponential import exp
 from tercet.function.gates import gelu, mish, silu, softplus
 from tercet.function.logarithm import log
+from tercet.function.lookup import lookup
 from tercet.function.odd import erf, sigmoid, tanh
-from tercet.function.one_hot import one_hot
 from tercet.function.power import power
 from tercet.function.reciprocal import divide, reciprocal
 from tercet.function.root import rsqrt, sqrt
@@ -27,6 +28,7 @@ from tercet.protocol.base import Protocol, Share
 from tercet.protocol.rounds import Steps
 from tercet.ring.fixed import decode, encode
 from tests.function.test_functions import apply, both
+from tests.trio import parties, reconstruct, run, share
 
 by_contract = pytest.mark.parametrize("contract", CONTRACTS, ids=lambda c: c.name)
 
@@ -169,12 +171,50 @@ def test_sorting_is_exact(protocol: str, count: int) -> None:
 
 
 @both
-@pytest.mark.parametrize("classes", [1, 2, 5, 8, 11])
-def test_one_hot_is_exact_and_clamps(protocol: str, classes: int) -> None:
-    x = np.concatenate((np.arange(classes), [-1, -3000, classes, 9000.0, classes - 0.7]))
-    got = apply(protocol, lambda p, a: one_hot(p, a, classes, 16, 62, "f"), encode(x, 16))
-    wanted = np.clip(np.rint(x), 0, classes - 1).astype(int)
-    np.testing.assert_array_equal(got, np.eye(classes, dtype=np.uint64)[wanted])
+@pytest.mark.parametrize("bits", [62, 24])
+@pytest.mark.parametrize(
+    ("count", "width"), [(1, 3), (2, 1), (5, 2), (8, 4), (11, 100), (70, 1), (500, 2), (1000, 1)]
+)
+def test_a_lookup_is_exact_and_stays_in_the_table(
+    protocol: str, count: int, width: int, bits: int
+) -> None:
+    rng = np.random.default_rng(count)
+    table = rng.integers(0, 2**64, (count, width), dtype=np.uint64)
+    x = np.concatenate((np.arange(min(count, 40)), [count - 1, -1, -100, count - 0.7, 0.4]))
+    x = np.append(x, [count, 9000.0] if bits > 24 else [])
+    x = x[np.abs(x) < 2.0 ** (bits - 17)]
+    got = apply(protocol, lambda p, a, t: lookup(p, a, t, 0, 16, bits, "f"), encode(x, 16), table)
+    np.testing.assert_array_equal(got, table[np.clip(np.rint(x), 0, count - 1).astype(int)])
+
+
+def test_a_lookup_in_a_vocabulary_takes_little_memory() -> None:
+    """30,522 rows of 64: three parties in one process hold 94 MB of table and little else."""
+    rng = np.random.default_rng(2)
+    table = rng.integers(0, 2**64, (30_522, 64), dtype=np.uint64)
+    x = rng.integers(0, 30_522, (1, 128))
+    held_x, held_table, sides = share(x << 16, rng), share(table, rng), parties()
+    tracemalloc.start()
+    try:
+        got, traffic = run(lambda i: lookup(sides[i], held_x[i], held_table[i], 0, 16, 62, "f"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(reconstruct(got), table[x])
+    assert peak < 100e6
+    assert traffic.bytes < 128 * 90_000
+
+
+@both
+@pytest.mark.parametrize(("count", "width"), [(7, 2), (300, 1), (90, 4)])
+def test_a_lookup_in_a_table_of_each_row(protocol: str, count: int, width: int) -> None:
+    rng = np.random.default_rng(count)
+    table = rng.integers(0, 2**64, (3, count, width), dtype=np.uint64)
+    x = rng.integers(0, count, (3, 2, 25))
+    got = apply(
+        protocol, lambda p, a, t: lookup(p, a, t, 1, 16, 62, "f"), encode(x * 1.0, 16), table
+    )
+    exact = np.stack([table[n][x[n]] for n in range(3)])
+    np.testing.assert_array_equal(got, exact)
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "erf", "gelu", "softplus", "exp", "log"])

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tercet.function.exponential import WORK_SCALE, exp_negative
 from tercet.function.maximum import max_pool, maximum, reduce_max
 from tercet.function.reciprocal import reciprocal_above_one
 from tercet.function.softmax import softmax
+from tercet.function.sort import network
 from tercet.function.top import argmax, top_k
 from tercet.protocol.base import Protocol, Share
 from tercet.protocol.counting import Counting, count_rounds, zeros
@@ -113,6 +117,44 @@ def test_argmax_is_numpys(protocol: str, shape: tuple[int, ...], axis: int) -> N
         words = x.astype(np.int64).view(np.uint64)
         got = apply(protocol, lambda p, a: argmax(p, a, axis, 16, "a"), words)
         np.testing.assert_array_equal(got, x.argmax(axis).astype(np.uint64) << np.uint64(16))
+
+
+@both
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 60), st.randoms())
+def test_what_is_largest_up_to_the_end_of_the_domain(
+    protocol: str, count: int, k: int, size: int, random: Random
+) -> None:
+    """Values of any size below 2^(60 - w) - 1, their ends and ties among them."""
+    k, width = min(k, count), (count - 1).bit_length()
+    most = min((1 << (60 - width)) - 2, 1 << size)
+    few = [most, -most, 0, *(random.randint(-most, most) for _ in range(3))]
+    x = np.array([[random.choice(few) for _ in range(count)] for _ in range(4)], np.int64)
+    got = apply(protocol, lambda p, a: top_k(p, a, k, 16, "t"), x.view(np.uint64)).view(np.int64)
+    order = np.argsort(-x, axis=-1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(got[..., 0] >> 16, order)
+    np.testing.assert_array_equal(got[..., 1], np.take_along_axis(x, order, -1))
+    got = apply(protocol, lambda p, a: argmax(p, a, 1, 16, "a"), x.view(np.uint64))
+    np.testing.assert_array_equal(got >> np.uint64(16), x.argmax(1))
+
+
+@pytest.mark.parametrize("count", range(1, 11))
+def test_the_network_sorts_all_zeros_and_ones(count: int) -> None:
+    """A network of exchanges that sorts these sorts everything (Knuth, volume 3, 5.3.4)."""
+    every = (np.arange(1 << count)[:, None] >> np.arange(count) & 1).T
+    for keep in range(1, count + 1):
+        stages, places = network(count, keep)
+        x = every.copy()
+        for low, high in stages:
+            assert len({*low, *high}) == 2 * len(low)
+            x[low], x[high] = np.minimum(x[low], x[high]), np.maximum(x[low], x[high])
+        np.testing.assert_array_equal(x[places], np.sort(every, 0)[:keep])
+
+
+def test_the_network_is_no_larger_than_it_need_be() -> None:
+    sizes = {k: sum(len(a) for a, _ in network(1000, k)[0]) for k in (1, 5, 1000)}
+    assert sizes == {1: 999, 5: 3496, 1000: 23521}
+    assert [len(network(1000, k)[0]) for k in (1, 5, 1000)] == [10, 34, 55]
 
 
 @both

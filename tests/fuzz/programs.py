@@ -63,7 +63,7 @@ def _everything() -> Program:
     pooled = emit("truncate", emit("scale", pooled, multiplier=3, bits=2), shift=2)
     y = emit("transpose", pooled, axes=(0, 2, 1, 3))
     y = emit("truncate", emit("shift_left", y, bits=4), shift=4)
-    y = emit("truncate", emit("matmul", y, matrix), shift=16)
+    y = emit("truncate_fresh", emit("matmul", y, matrix), shift=16)
     y = emit("concat", y, emit("reshare", y), axis=3)
     _, height, width, depth = builder.type_of(y).shape
     y = emit("slice", y, start=(0, 0, 0, 1), limit=(-1, height, width, depth), stride=(1, 1, 1, 2))

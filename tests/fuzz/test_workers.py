@@ -62,6 +62,7 @@ from tercet.service.messages import (
     Run,
     Show,
     Sign,
+    TagKey,
     Withdraw,
     encode,
 )
@@ -171,7 +172,8 @@ def _gossip(rng: Random, model: Description) -> bytes:
     failure = Failure(rng.choice(("BusyError", "RefusedError", "TercetError", "x")), "a", "b")
     held = Held(model.id, rng.random() < 0.5, "0" * 64, digest[:16], number, number)
     messages = (
-        Offer(name(), digest, digest, digest),
+        Offer(name(), digest, digest, digest, digest),
+        TagKey(digest),
         Withdraw(name(), failure),
         Run(number, [name() for _ in range(count)]),
         Accepted(number, [name() for _ in range(count)]),

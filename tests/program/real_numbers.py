@@ -24,7 +24,7 @@ def evaluate(program: Program, arrays: Mapping[str, np.ndarray], x: np.ndarray) 
 def _apply(made: Instruction, scale: int, args: list[np.ndarray], batch: int) -> np.ndarray:
     x, at = args[0], made.attrs
     match made.op:
-        case "truncate" | "reshare" | "shift_left":
+        case "truncate" | "truncate_fresh" | "reshare" | "shift_left":
             return x
         case "scale":
             return x * at["multiplier"] / 2 ** at["bits"]

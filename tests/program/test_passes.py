@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -402,10 +403,28 @@ def test_the_output_is_reshared_once() -> None:
     assert finish_output(*once)[0] == once[0]
 
 
+def test_a_truncated_output_is_truncated_afresh() -> None:
+    model = Model((4,))
+    product = model.emit("matmul", model.x, model.array("k", (4, 4)))
+    truncated = model.truncate(product)
+    kept = finish_output(*model.finish(truncated))
+    assert ops(drop_dead(*kept)[0])[1:] == ["truncate_fresh 16"]
+    assert finish_output(*kept)[0] == kept[0]
+
+
+def test_an_output_that_is_used_elsewhere_is_truncated_once() -> None:
+    model = Model((4,))
+    program, _ = model.finish(model.relu(model.truncate(model.emit("mul", model.x, model.x))))
+    value = program.outputs[0] - 1
+    both = msgspec.structs.replace(program, outputs=(value, program.outputs[0]))
+    found, _ = finish_output(both, {})
+    assert ops(found)[1:] == ["truncate 16", "relu 0", "reshare", "reshare"]
+
+
 def test_an_output_of_another_scale_is_brought_to_f() -> None:
     model = Model((4,))
     product = model.emit("matmul", model.x, model.array("k", (4, 4)))
-    assert ops(finish_output(*model.finish(product))[0])[1:] == ["truncate 16", "reshare"]
+    assert ops(finish_output(*model.finish(product))[0])[1:] == ["truncate_fresh 16"]
     low = model.emit("truncate", model.x, shift=4)
     assert ops(finish_output(*model.finish(low))[0])[-2:] == ["shift_left", "reshare"]
 

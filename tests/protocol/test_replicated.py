@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tercet.errors import SecurityError
-from tercet.protocol.base import Partial
+from tercet.protocol.base import Cost, Partial, Share
+from tercet.protocol.replicated.comparison import by_digits, comparison_cost
 from tercet.protocol.replicated.cost import ReplicatedCost
 from tercet.protocol.replicated.groups import carry_tree
 from tests.trio import Traffic, parties, reconstruct, reconstruct_bits, run, share
@@ -35,17 +36,20 @@ def dealt(x: np.ndarray, form: str, rng: np.random.Generator) -> list:
     return share(x.view(np.uint64), rng) if form == "share" else partials(x, rng)
 
 
+@pytest.mark.parametrize("operation", ["truncate", "truncate_fresh"])
 @pytest.mark.parametrize("form", ["share", "partial"])
 @pytest.mark.parametrize("shift", [1, 7, 16, 18, 24, 32, 40])
 @pytest.mark.parametrize("size", [1, 63, 64, 65, 1000])
-def test_truncation_is_the_floor_or_one_less(form: str, shift: int, size: int) -> None:
+def test_truncation_is_the_floor_or_one_less(
+    operation: str, form: str, shift: int, size: int
+) -> None:
     rng = np.random.default_rng(size * 100 + shift)
     x = values(rng, size, 62)
     held, sides = dealt(x, form, rng), parties()
-    results, traffic = run(lambda i: sides[i].truncate(held[i], shift, "t"))
+    results, traffic = run(lambda i: getattr(sides[i], operation)(held[i], shift, "t"))
     error = reconstruct(results).view(np.int64) - (x >> shift)
     assert set(error.tolist()) <= {0, -1}
-    stated = COST.truncate(size, shift, form == "partial")
+    stated = getattr(COST, operation)(size, shift, form == "partial")
     assert (traffic.bytes, traffic.rounds) == (stated.bytes, stated.rounds)
 
 
@@ -54,7 +58,7 @@ def test_truncation_is_the_floor_or_one_less(form: str, shift: int, size: int) -
     ("shift", "bits"),
     [(0, 8), (0, 28), (0, 62), (16, 24), (16, 28), (18, 28), (18, 44), (16, 46), (1, 61), (24, 32)],
 )
-@pytest.mark.parametrize("size", [1, 64, 500])
+@pytest.mark.parametrize("size", [1, 64, 500, 20_000])
 def test_relu_and_sign(form: str, shift: int, bits: int, size: int) -> None:
     rng = np.random.default_rng(size + 97 * shift + bits)
     x = values(rng, size, min(62, shift + bits - 1))
@@ -142,6 +146,34 @@ def test_few_elements_are_compared_in_fewer_rounds_many_in_fewer_bytes() -> None
     assert many.planes == 3 * 15 + 5 * 7 + 2 * 15 + 3 * 7 + 3 * 3
 
 
+def test_fewest_elements_are_compared_by_digits() -> None:
+    assert by_digits(24, 4000)
+    assert by_digits(60, 64)
+    assert not by_digits(61, 64)
+    assert not by_digits(28, 20_000)
+    # 12 digits, 34 lent ones of 4 bits; 14 and 40 of 5 bits; a bit to both others or to one.
+    assert comparison_cost(24, 640, opened=True) == Cost(640 * (17 + 2 * 6) + 2 * 80, 3)
+    assert comparison_cost(28, 640, opened=False) == Cost(640 * (25 + 2 * 9) + 80, 3)
+    assert comparison_cost(28, 10**6, opened=True) == Cost(125_000 * (140 + 6), 5)
+
+
+def test_a_fresh_truncation_is_uniform_but_for_its_sum() -> None:
+    """Chi-square of the bytes of every summand, from one and the same v: a truncation keeps it."""
+    summands = [np.full(20_000, s, np.uint64) for s in (0, 5 << 16, 1 << 40)]
+    held, sides = [Share((summands[i], summands[(i + 1) % 3])) for i in range(3)], parties()
+
+    def unlikely(operation: str) -> list[bool]:
+        results, _ = run(lambda i: getattr(sides[i], operation)(held[i], 16, operation))
+        shares = [results[i].parts[0] for i in range(3)]
+        counts = [np.bincount(s.view(np.uint8), minlength=256) for s in shares]
+        expected = 20_000 * 8 / 256
+        # 255 degrees of freedom: exceeded with a probability below 1e-12.
+        return [((c - expected) ** 2 / expected).sum() > 450 for c in counts]
+
+    assert unlikely("truncate") == [False, False, True]
+    assert unlikely("truncate_fresh") == [False, False, False]
+
+
 def test_the_same_place_cannot_run_twice_in_a_session() -> None:
     """A stream used twice would give away the difference of the two values that it hides."""
     rng = np.random.default_rng(0)
@@ -152,17 +184,20 @@ def test_the_same_place_cannot_run_twice_in_a_session() -> None:
 
 
 def _traffic(operation: str, x: np.ndarray) -> Traffic:
+    # Of digits modulo a prime tests/ring/test_digits.py sees to the same: there are too many here.
     rng, sides = np.random.default_rng(3), parties()
     if operation == "select":
         shares = share(x.view(np.uint64), rng)
         bits, _ = run(lambda i: sides[i].negative(shares[i], 0, 62, "bit"))
         return run(lambda i: sides[i].select(bits[i], shares[i], "op"))[1]
     held = partials(x, rng)
-    arguments = {"reshare": (), "truncate": (16,)}.get(operation, (16, 44))
+    arguments = {"reshare": (), "truncate": (16,), "truncate_fresh": (16,)}.get(operation, (16, 44))
     return run(lambda i: getattr(sides[i], operation)(held[i], *arguments, "op"))[1]
 
 
-@pytest.mark.parametrize("operation", ["reshare", "truncate", "relu", "negative", "select"])
+@pytest.mark.parametrize(
+    "operation", ["reshare", "truncate", "truncate_fresh", "relu", "negative", "select"]
+)
 def test_every_message_is_uniform_whatever_the_value(operation: str) -> None:
     """Each byte that a worker receives, over many elements, has the same distribution for all
     values: chi-square of its 16 nibble values against uniform, for two very different inputs."""

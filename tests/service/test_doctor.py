@@ -93,7 +93,7 @@ def test_models_that_differ() -> None:
         return Status(name, 0, "", True, [], 0.0, list(models))
 
     def shared(model: bytes, digest: str) -> Description:
-        return Description(model, "digits", 1, "ann", digest, (-1, 8), (-1, 3), 16, Policy())
+        return Description(model, "digits", 1, "ann", digest, (-1, 8), (-1, 3), 16, 16, Policy())
 
     one, two = shared(b"1", "aa"), shared(b"1", "bb")
     checks = list(doctor._models([status("julia", one), status("greg", one), status("me", two)]))
@@ -110,7 +110,7 @@ def test_what_a_worker_waits_for_has_a_remedy(cluster: LocalCluster) -> None:
 
     def judged(*waits: str, fault: str = "") -> list[tuple[str, bool, str, str]]:
         model = Description(
-            b"1", "digits", 1, "ann", "aa", (-1, 8), (-1, 3), 16, Policy(), fault=fault
+            b"1", "digits", 1, "ann", "aa", (-1, 8), (-1, 3), 16, 16, Policy(), fault=fault
         )
         states = [Status(n, 0, "", not waits, list(waits), 0.0, [model]) for n in ("julia", "greg")]
         checks = list(doctor._standing(first, states[0], cluster.config, [*states, None]))

@@ -46,7 +46,7 @@ def function() -> tercet.Traced:
         with jax.named_scope("squash"):
             return jax.nn.sigmoid(y)
 
-    return tercet.trace(score, (8,), RNG.normal(0, 1, (8, 3)))
+    return tercet.trace(score, (8,), RNG.normal(0, 1, (8, 3)).astype(np.float32))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,8 @@ def test_the_cost_is_what_a_request_costs() -> None:
 
 def test_other_fractional_bits_are_another_program() -> None:
     """A client that was told of 12 fractional bits is refused by workers that hold 16."""
-    traced = {f: tercet.trace(lambda x, w: x @ w, (4,), np.ones((4, 2)), scale=f) for f in (12, 16)}
+    ones = np.ones((4, 2), np.float32)
+    traced = {f: tercet.trace(lambda x, w: x @ w, (4,), ones, scale=f) for f in (12, 16)}
     twelve = tercet.lower(traced[12]).program.digest()
     assert twelve != tercet.lower(traced[16]).program.digest()
     with tercet.LocalCluster(quiet=True) as cluster:
@@ -156,6 +157,15 @@ def test_saturation_is_told() -> None:
     assert not tercet.check(model, sample=np.full((2, 3), -11.0)).warnings
 
 
+def test_what_cannot_be_ranked_is_told() -> None:
+    import jax.numpy as jnp
+
+    model = tercet.trace(lambda x: jnp.argmax(jnp.tile(x * 2.0**14, (1, 3000)), 1), (4,))
+    for size, told in ((2.0**13, 1), (1.0, 0)):
+        report = tercet.check(model, sample=size * np.ones((2, 4)))
+        assert len([w for w in report.warnings if "than the largest" in w]) == told
+
+
 @pytest.mark.parametrize("sample", [np.zeros((2, 7)), np.array([["a"] * 8]), np.zeros((0, 8))])
 def test_bad_samples(sample: np.ndarray) -> None:
     with pytest.raises(InputError):
@@ -188,7 +198,7 @@ def test_the_command_line_on_a_script(tmp_path: Path) -> None:
     script = tmp_path / "model.py"
     script.write_text(
         "import jax.numpy as jnp, numpy as np, torch, tercet\n"
-        "model = tercet.trace(lambda x, w: jnp.tanh(x @ w), (4,), np.ones((4, 2)))\n"
+        "model = tercet.trace(lambda x, w: jnp.tanh(x @ w), (4,), np.ones((4, 2), 'float32'))\n"
         "class Wave(torch.nn.Module):\n"
         "    def forward(self, x):\n"
         "        return torch.sin(x)\n"

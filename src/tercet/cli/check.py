@@ -10,8 +10,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from tercet.errors import ConfigError, TercetError
-from tercet.preflight.report import Layer, Preflight, Verdict, decimals
+from tercet.errors import ConfigError, TercetError, UnsupportedOperation
+from tercet.preflight.report import Layer, Operation, Preflight, Verdict, decimals
 
 
 def load_model(model: str) -> Any:
@@ -39,8 +39,16 @@ def load_model(model: str) -> Any:
 def show_check(model: str, sample: Any | None, batch: int, scale: int, as_json: bool) -> bool:
     """Print the report on MODEL for ``batch`` rows; return whether it can be shared."""
     from tercet.api import check
+    from tercet.preflight.check import refusal
 
-    report = check(load_model(model), sample=sample, batch=batch, scale=scale)
+    try:
+        loaded = load_model(model)
+    except UnsupportedOperation as error:
+        if not error.layers:
+            raise
+        report = refusal(error.layers, batch, scale)  # the script's own tercet.trace
+    else:
+        report = check(loaded, sample=sample, batch=batch, scale=scale)
     if as_json:
         print(msgspec.json.encode(report).decode())
     else:
@@ -67,6 +75,7 @@ def _show(report: Preflight) -> None:
         table.add_section()
         table.add_row("total", "", f"{report.batch} rows", f"{report.bytes:,}", str(report.rounds))
     console.print(table)
+    _show_operations(console, report)
     if report.lan_seconds is not None and report.wan_seconds is not None:
         console.print(
             f"Estimated: {decimals(report.lan_seconds)} on a LAN (0.25 ms one way, 1 Gbit/s), "
@@ -81,9 +90,23 @@ def _show(report: Preflight) -> None:
         console.print(report.error, markup=False)
 
 
-def _verdict(layer: Layer) -> str:
+def _show_operations(console: Console, report: Preflight) -> None:
+    """Print what each layer does that is a plain function or not supported."""
+    shown = [x for x in report.layers if x.kind == "function" or x.verdict is Verdict.REFUSED]
+    table = Table("layer", "operation", "written at", "times", "runs")
+    for layer in shown:
+        for one in layer.operations:
+            table.add_row(layer.name, one.name, one.place, str(one.count), _verdict(one))
+    if table.row_count:
+        console.print(table)
+
+
+def _verdict(layer: Layer | Operation) -> str:
     if layer.verdict is Verdict.REFUSED:
-        return f"not supported: {layer.reason}. {layer.remedy}"
+        reason = layer.reason
+        if isinstance(layer, Operation):  # layer and place stand beside it
+            reason = reason.partition(" uses ")[2] or reason
+        return f"not supported: {reason}. {layer.remedy}"
     if layer.verdict is Verdict.APPROXIMATED:
         return f"approximated: {', '.join(layer.functions)} ({layer.error})"
     return str(layer.verdict)

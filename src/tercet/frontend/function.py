@@ -16,6 +16,7 @@ import numpy as np
 
 from tercet.errors import InputError, ModelError
 from tercet.frontend.foreign import Foreign
+from tercet.frontend.numbers import is_narrowed, is_supported
 from tercet.frontend.traced import Traced
 from tercet.frontend.values import Array
 
@@ -40,7 +41,7 @@ def trace_function(
     title = name or getattr(fn, "__name__", type(fn).__name__)
     if not callable(fn):
         raise InputError(f"{title} is no function", "Pass a function of x and of the weights")
-    _refuse_captured_numbers(fn, title)
+    _check_captured(fn, title)
     extents = _extents(shape)
     leaves, tree = jax.tree.flatten(tuple(weights))
     names = _names(fn, tuple(weights))
@@ -80,9 +81,13 @@ def _extents(shape: Sequence[int]) -> tuple[int, ...]:
 
 def _array(name: str, leaf: Foreign) -> Array:
     array = np.asarray(leaf)
-    if array.dtype.kind not in "fiub" and "float" not in str(array.dtype):
+    # A number of Python has no dtype of its own.
+    if type(leaf) is not float and not is_supported(array.dtype):
         raise InputError(
-            f"weight {name!r} has dtype {array.dtype}", "Give real numbers: floats or integers"
+            f"weight {name!r} has dtype {array.dtype}",
+            f"Pass {name}.astype(numpy.float32)"
+            if is_narrowed(array.dtype)
+            else "Give real numbers: float32, or integers",
         )
     return array
 
@@ -113,12 +118,21 @@ def _scope(stack: str) -> str:
     return "/".join(part for part in stack.split("/") if part and "(" not in part)
 
 
-def _refuse_captured_numbers(fn: Callable[..., Foreign], title: str) -> None:
+def _check_captured(fn: Callable[..., Foreign], title: str) -> None:
+    """Refuse captured single numbers, and arrays of other real numbers than float32."""
     import jax
 
     for name, value in _captured(fn):
         for leaf in jax.tree.leaves(value):
-            if isinstance(leaf, (np.ndarray, np.generic, jax.Array)) and leaf.ndim == 0:
+            if not isinstance(leaf, (np.ndarray, np.generic, jax.Array)):
+                continue
+            if leaf.ndim and is_narrowed(leaf.dtype):
+                raise ModelError(
+                    f"Function {title!r} captures {name!r} of dtype {leaf.dtype}; only float32 and "
+                    "whole numbers are supported",
+                    f"Let it use {name}.astype(numpy.float32)",
+                )
+            if leaf.ndim == 0:
                 raise ModelError(
                     f"Function {title!r} captures the single number {name!r}, which would become "
                     "a public constant of the program",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from tercet.frontend.foreign import Foreign
@@ -50,7 +50,10 @@ Operand: TypeAlias = Var | Lit
 
 @dataclass(frozen=True)
 class Node:
-    """One primitive on its operands; ``primitive`` is JAX's object, ``None`` for our own."""
+    """One primitive on its operands; ``primitive`` is JAX's object, ``None`` for our own.
+
+    ``traceback`` tells where it was written, if JAX knows.
+    """
 
     name: str
     params: Mapping[str, Foreign]
@@ -58,6 +61,7 @@ class Node:
     outputs: tuple[Var, ...]
     source: str
     primitive: Foreign = None
+    traceback: Foreign = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,8 @@ class _Flattener:
             scope.update(zip(eqn.outvars, outputs, strict=True))
             # A dot marks what is no primitive of JAX: an operation of PyTorch without a rule.
             own = None if "." in name else eqn.primitive
-            self.nodes.append(Node(name, eqn.params, inputs, outputs, source, own))
+            made = eqn.source_info.traceback
+            self.nodes.append(Node(name, eqn.params, inputs, outputs, source, own, made))
         return [read(v) for v in jaxpr.outvars]
 
     def unroll(self, eqn: Foreign, inputs: Sequence[Operand], source: str) -> list[Operand]:
@@ -178,6 +183,11 @@ def drop_dead(graph: Graph) -> Graph:
     kept = []
     for node in reversed(graph.nodes):
         if any(o.number in needed for o in node.outputs):
-            kept.append(node)
-            needed.update(i.number for i in node.inputs if isinstance(i, Var))
+            used = node
+            if node.name == "sort" and not any(o.number in needed for o in node.outputs[1:]):
+                # Places that nobody asks for: sorting alone is cheaper.
+                keys = node.params["num_keys"]
+                used = replace(node, inputs=node.inputs[:keys], outputs=node.outputs[:keys])
+            kept.append(used)
+            needed.update(i.number for i in used.inputs if isinstance(i, Var))
     return Graph(tuple(reversed(kept)), graph.arguments, graph.constants, graph.results)

@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from msgspec.structs import replace as changed
 
-from tercet.errors import ModelError, ProgramError
+from tercet.errors import ModelError, ProgramError, UnsupportedOperation
 from tercet.frontend.foreign import Foreign
 from tercet.frontend.graph import Graph, Node, Operand, Var, drop_dead, flatten
 from tercet.frontend.known import evaluate
 from tercet.frontend.lowering import Lowering
+from tercet.frontend.numbers import is_supported
+from tercet.frontend.places import user_line
 from tercet.frontend.recognise import recognise
+from tercet.frontend.reports import OperationReport, joined, layer_reports
 from tercet.frontend.rules import RULES
 from tercet.frontend.rules.rule import Rule
 from tercet.frontend.traced import Traced
@@ -33,11 +37,15 @@ class Naming:
         label: turns a name stack of JAX into the label of a layer.
         kinds: the class of the layer of each label.
         canonical: turns the name of a weight into the name of its input.
+        told: names the operation of a node and the place where it was written.
     """
 
     label: Callable[[str], str] = str
     kinds: Mapping[str, str] = field(default_factory=dict)
     canonical: Callable[[str], str] = str
+    told: Callable[[Node], tuple[str, str]] = field(
+        default=lambda node: (node.name, user_line(node.traceback))
+    )
 
 
 def trace(
@@ -66,9 +74,12 @@ def trace(
     """
     naming = naming or Naming()
     weights = dict(weights or {})
-    first, second = (
-        lower(graph_of(fn, input_shape, weights, n), weights, naming, scale) for n in SIZES
-    )
+    try:
+        first, second = (
+            lower(graph_of(fn, input_shape, weights, n), weights, naming, scale) for n in SIZES
+        )
+    except UnsupportedOperation as error:
+        raise _all_refused(fn, input_shape, weights, naming, scale, error) from error
     _check_constants(first, second)
     try:
         program = unify(first.program, SIZES[0], second.program, SIZES[1])
@@ -78,7 +89,33 @@ def trace(
             f"the model mixes the rows of a batch ({error.message})",
             "Treat every row of the batch alike and return one result for each",
         ) from error
-    return Traced(program, first.arrays, name)
+    layers = layer_reports(naming.kinds, first.operations)
+    return Traced(program, first.arrays, name, tuple(layers))
+
+
+def _all_refused(
+    fn: Callable[..., Foreign],
+    input_shape: Sequence[int],
+    weights: Mapping[str, Foreign],
+    naming: Naming,
+    scale: int,
+    first: UnsupportedOperation,
+) -> UnsupportedOperation:
+    """Return the error that names not the first operation without a rule, but all of them."""
+    try:
+        graph = graph_of(fn, input_shape, weights, SIZES[0])
+        lowered = lower(graph, weights, naming, scale, tolerant=True)
+    except ModelError:
+        return first
+    layers = layer_reports(naming.kinds, lowered.operations)
+    refused = [
+        ModelError(o.reason, o.remedy) for x in layers for o in x.operations if not o.supported
+    ]
+    if not refused:
+        return first
+    error = UnsupportedOperation(*joined(refused))
+    error.layers = layers
+    return error
 
 
 def _check_constants(first: Lowered, second: Lowered) -> None:
@@ -115,11 +152,11 @@ def graph_of(
 
 @dataclass
 class Lowered:
-    """One lowered trace: its program, the arrays and what had no rule, in order."""
+    """One lowered trace: its program, the arrays, and each operation with its layer, in order."""
 
     program: Program
     arrays: dict[str, Foreign]
-    refused: list[tuple[str, ModelError]] = field(default_factory=list)
+    operations: list[tuple[str, OperationReport]]
 
 
 def lower(
@@ -136,11 +173,9 @@ def lower(
     secret, so that one pass finds all of them; the program is then of no use.
     """
     low = Lowering(scale, dict(naming.kinds), naming.canonical)
-    refused: list[tuple[str, ModelError]] = []
+    operations: list[tuple[str, OperationReport]] = []
     data, *parameters = graph.arguments
-    scope: dict[int, Value] = {
-        data.number: Secret(low.builder.input("input", Role.INPUT, data.shape), data.shape)
-    }
+    scope: dict[int, Value] = {data.number: _input(low, graph, data)}
     for var, (name, array) in zip(parameters, weights.items(), strict=True):
         numbers = np.asarray(array)
         scope[var.number] = Known(numbers, var.shape, Taint.MODEL, f"weight {name}", name)
@@ -153,15 +188,21 @@ def lower(
 
     for node in graph.nodes:
         low.source = naming.label(node.source)
+        operation, low.line = naming.told(node)
+        args, before = [read(i) for i in node.inputs], len(low.emitted)
+        told = OperationReport(operation, low.line)
         try:
-            results = apply(low, node, [read(i) for i in node.inputs], RULES)
+            results = apply(low, node, args, RULES)
+            told = changed(told, made=tuple(dict.fromkeys(low.emitted[before:])))
         except ModelError as error:
             if not tolerant:
                 raise
-            refused.append((low.source, error))
+            told = changed(told, supported=False, reason=error.message, remedy=error.remedy)
             results = [_stand_in(low, o) for o in node.outputs]
+        if not told.supported or any(isinstance(a, Secret) for a in args):
+            operations.append((low.source, told))
         scope.update({o.number: r for o, r in zip(node.outputs, results, strict=True)})
-    low.source = ""
+    low.source = low.line = ""
     outputs = [read(r) for r in graph.results]
     if len(outputs) != 1:
         raise ModelError(
@@ -170,7 +211,21 @@ def lower(
     (output,) = outputs
     if isinstance(output, Known):
         raise ModelError("the output does not depend on the input", "Check the model")
-    return Lowered(low.builder.finish(output.handle), low.arrays, refused)
+    return Lowered(low.builder.finish(output.handle), low.arrays, operations)
+
+
+def _input(low: Lowering, graph: Graph, data: Var) -> Secret:
+    """Return the client's input, in units of the program's scale."""
+    reads = [n for n in graph.nodes if data in n.inputs]
+    if not reads or not all(map(_makes_whole, reads)):
+        return Secret(low.builder.input("input", Role.INPUT, data.shape), data.shape)
+    # Whole numbers may be larger than others: the ids of tokens, say.
+    handle = low.builder.input("input", Role.INPUT, data.shape, scale=0)
+    return low.emit("shift_left", handle, bits=low.scale)
+
+
+def _makes_whole(node: Node) -> bool:
+    return node.name == "convert_element_type" and np.dtype(node.params["new_dtype"]).kind in "iu"
 
 
 def apply(
@@ -184,6 +239,9 @@ def apply(
     known = [a for a in args if isinstance(a, Known)]
     if len(known) == len(args) and node.primitive is not None:
         return evaluate(node, known)
+    for output in node.outputs:
+        if not is_supported(output.dtype):
+            raise low.unsupported("dtype", f"in {output.dtype}")
     rule = rules.get(node.name)
     if rule is None:
         raise low.unsupported(node.name, str(node.params.get("detail", "")))

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
+from msgspec.structs import replace
 
 from tercet.errors import ModelError
 from tercet.frontend import jax as tracing
 from tercet.frontend.foreign import Foreign
-from tercet.frontend.reports import LayerReport, report
+from tercet.frontend.numbers import is_narrowed
+from tercet.frontend.reports import LayerReport, layer_reports
 from tercet.frontend.traced import Traced
 
 _SHAPE_REMEDY = "Give the model a keras.Input with every extent but the batch fixed"
@@ -21,6 +23,7 @@ _SHAPE_REMEDY = "Give the model a keras.Input with every extent but the batch fi
 def trace_live(model: Foreign, scale: int) -> Traced:
     """Trace ``model`` to a program; see ``tercet.frontend.keras.trace_keras``."""
     shape = input_shape(model)
+    check_dtypes(model)
     known = weights(model)
     with quiet():
         try:
@@ -47,17 +50,16 @@ def report_live(model: Foreign) -> list[LayerReport]:
         except Exception as error:
             raise untraceable(model, error) from error
         lowered = tracing.lower(graph, known, names, 16, tolerant=True)
-    refused: dict[str, ModelError] = {}
-    for label, refusal in lowered.refused:
-        refused.setdefault(label, refusal)
+    other = _of_other_dtypes(model)
+    kinds = {label: type(layer).__name__ for label, layer in _layers(model)}
     reports = []
-    for label, layer in _layers(model):
-        found = refused.pop(label, None)
-        reports.append(report(label, type(layer).__name__, found))
-    # Operations outside of any layer, as of a subclassed model's own call.
-    reports += [
-        report(label or model.name, type(model).__name__, e) for label, e in refused.items()
-    ]
+    for one in layer_reports(kinds, lowered.operations, other):
+        if one.name in kinds:
+            reports.append(one)
+        elif not one.supported and not other:  # else what is converted between layers
+            # Operations outside of any layer, as of a subclassed model's own call.
+            name, kind = one.name or model.name, type(model).__name__
+            reports.append(replace(one, name=name, kind=kind))
     return reports
 
 
@@ -101,14 +103,36 @@ def weights(model: Foreign) -> dict[str, Foreign]:
         while name in result:
             count += 1
             name = f"{path}_{count}"
-        # NumPy counts bfloat16 and its kin among no kind of its own.
-        if "float" in str(array.dtype) and not np.isfinite(array.astype(np.float32)).all():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ModelError(
                 f"Weight {name!r} of model {model.name!r} holds NaN or infinity",
                 "Train the model again, perhaps at a lower learning rate, or load another copy",
             )
         result[name] = array
     return result
+
+
+def check_dtypes(model: Foreign) -> None:
+    """Refuse a model that computes in other real numbers than float32, naming the layer."""
+    for error in _of_other_dtypes(model).values():
+        raise error
+
+
+def _of_other_dtypes(model: Foreign) -> dict[str, ModelError]:
+    """Return for each layer that computes in other real numbers than float32 the error."""
+    found = {}
+    for label, layer in _layers(model):
+        for inner in layer._flatten_layers():
+            dtypes = (inner.compute_dtype, inner.variable_dtype)
+            other = next(filter(is_narrowed, dtypes), None)
+            if other is not None:
+                found[label] = ModelError(
+                    f"Layer {label!r} ({type(layer).__name__}) works in {other}; only float32 is "
+                    "supported",
+                    "Build the model under keras.config.set_dtype_policy('float32') and copy the "
+                    "weights into it: new.set_weights(old.get_weights())",
+                )
+    return found
 
 
 def input_shape(model: Foreign) -> tuple[int, ...]:
@@ -136,6 +160,11 @@ def input_shape(model: Foreign) -> tuple[int, ...]:
         raise ModelError(
             f"Model {model.name!r} fixes its batch size to {shape[0]}",
             "Leave the batch size open: keras.Input(shape) without batch_size",
+        )
+    if is_narrowed(dtype):
+        raise ModelError(
+            f"Model {model.name!r} takes {dtype} input; only float32 and integers are supported",
+            "Build it with keras.Input(shape, dtype='float32'); what is asked about is converted",
         )
     if "float" not in dtype and "int" not in dtype:
         raise ModelError(

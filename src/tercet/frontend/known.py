@@ -103,6 +103,10 @@ def _convolution(node: Node, args: Sequence[Known]) -> list[Array]:
     return _bind(node, [_expanded(x, {*range(len(x.shape))} - {rows}), w.full()])
 
 
+def _reduce(node: Node, args: Sequence[Known]) -> list[Array]:
+    return _bind(node, [_expanded(args[0], {*node.params["axes"]})])
+
+
 def _split(node: Node, args: Sequence[Known]) -> list[Array]:
     return _bind(node, [_expanded(args[0], {node.params["axis"]})])
 
@@ -137,6 +141,7 @@ _COLLAPSED: dict[str, Callable[[Node, Sequence[Known]], list[Array]]] = {
     "dot_general": _dot_general,
     "conv_general_dilated": _convolution,
     "split": _split,
+    **dict.fromkeys(("reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_sum"), _reduce),
     "slice": _slice,
     "concatenate": _concatenate,
     "gather": _gather,

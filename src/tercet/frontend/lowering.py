@@ -31,7 +31,8 @@ PUBLIC_EXTRA_BITS = 8
 class Lowering:
     """Lowers values to a program under construction.
 
-    ``kinds`` maps the label of a layer to its class, for messages only.
+    ``kinds`` maps the label of a layer to its class, for messages only, as ``line`` is, the place
+    in the user's code. ``emitted`` names the operations of all instructions so far.
     """
 
     scale: int
@@ -40,6 +41,8 @@ class Lowering:
     builder: Builder = field(init=False)
     arrays: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     source: str = ""
+    line: str = ""
+    emitted: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.builder = Builder(self.scale)
@@ -50,6 +53,7 @@ class Lowering:
     def emit(self, op: str, *args: int, **attrs: Attribute) -> Secret:
         """Append an instruction and return its value."""
         self.builder.source = self.source
+        self.emitted.append(op)
         # Frameworks mix in NumPy integers, which have no wire form.
         plain = {
             k: tuple(map(int, v)) if isinstance(v, tuple) else int(v) for k, v in attrs.items()
@@ -60,10 +64,11 @@ class Lowering:
 
     def place(self) -> str:
         """Return the layer that is being lowered, for messages."""
+        where = f" at {self.line}" if self.line else ""
         if not self.source:
-            return "The model"
+            return f"The model{where}"
         kind = self.kinds.get(self.source, "")
-        return f"Layer {self.source!r}" + (f" ({kind})" if kind else "")
+        return f"Layer {self.source!r}" + (f" ({kind})" if kind else "") + where
 
     def unsupported(self, primitive: str, detail: str = "") -> UnsupportedOperation:
         """Return the error that names the layer, the operation and what works instead."""
@@ -154,6 +159,10 @@ class Lowering:
         """Return -x."""
         if isinstance(x, Known):
             return derive("neg", -x.array, x.shape, x)
+        return self.negated(x)
+
+    def negated(self, x: Secret) -> Secret:
+        """Return -x."""
         return self.emit("neg", x.handle)
 
     def add(self, x: Value, y: Value) -> Value:
@@ -323,7 +332,7 @@ class Lowering:
         return derive(name, np.asarray(function(x.array, y.array)), shape, x, y)
 
 
-_MOVES = frozenset({"reshape", "broadcast", "transpose", "slice"})
+_MOVES = frozenset({"reshape", "broadcast", "transpose", "slice", "shift_left"})
 _KEEPS_SIGN = frozenset({"sum", "reshape", "broadcast", "transpose", "slice", "window_sum", "add"})
 _POSITIVE = frozenset({"abs", "exp", "relu", "rsqrt", "sigmoid", "softmax", "softplus", "sqrt"})
 

@@ -80,6 +80,16 @@ class Matcher:
             return None
         return axes if np.array_equal(np.broadcast_to(places, of.shape), wanted) else None
 
+    def is_place(self, operand: Operand) -> bool:
+        """Return whether ``operand`` is, moved about, where in an array some number stands."""
+        while node := self.producer(operand, *_IDENTITIES, *_REPEATS, "slice", "rev"):
+            operand = node.inputs[0]
+        if self.producer(operand, "argmax", "argmin"):
+            return True
+        # What is sorted along a key is refused unless it is places.
+        node = self.producer(operand, "top_k", "sort")
+        return node is not None and len(node.outputs) == 2 and operand == node.outputs[1]
+
     def number(self, operand: Operand) -> float | None:
         """Return the number that ``operand`` is or repeats, if it is written in the graph."""
         while node := self.producer(operand, *_IDENTITIES, *_REPEATS):

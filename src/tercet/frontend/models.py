@@ -42,8 +42,7 @@ def report_model(model: Foreign, example_inputs: Foreign = None) -> list[LayerRe
         ModelError: if the model as a whole has no form that Tercet takes.
     """
     if isinstance(model, Traced):
-        sources = dict.fromkeys(i.source for i in model.program.instructions)
-        return [LayerReport(source, "function", True) for source in sources]
+        return list(model.layers)
     if is_torch(model):
         return supported_modules(model, example_inputs)
     from tercet.frontend.keras import supported_layers

@@ -149,5 +149,33 @@ def _is_cube(matcher: Matcher, rest: Sequence[Operand], x: Operand) -> bool:
     return False
 
 
+def negative_zero(matcher: Matcher, node: Node) -> Node | None:
+    """Recognise what puts -0 below 0 in front of an argmax: fixed point has no -0."""
+    test = matcher.producer(node.inputs[0], "and") if node.name == "select_n" else None
+    if test is None:
+        return None
+    x = node.inputs[1]
+    for zero, sign in (test.inputs, test.inputs[::-1]):
+        equal = matcher.producer(zero, "eq")
+        shift = matcher.producer(matcher.strip(sign), "shift_right_arithmetic")
+        bits = shift and matcher.producer(shift.inputs[0], "bitcast_convert_type")
+        if not equal or not bits or matcher.number(equal.inputs[1]) != 0:
+            continue
+        if equal.inputs[0] == x == bits.inputs[0]:
+            return _whole(node, "copy", x)
+    return None
+
+
+def from_the_end(matcher: Matcher, node: Node) -> Node | None:
+    """Recognise i + n where i < 0, of a place i that an argmax or a sort made: never below 0."""
+    if node.name != "select_n" or len(node.inputs) != 3:
+        return None
+    test = matcher.producer(node.inputs[0], "lt")
+    place = node.inputs[1]
+    if not test or test.inputs[0] != place or matcher.number(test.inputs[1]) != 0:
+        return None
+    return _whole(node, "copy", place) if matcher.is_place(place) else None
+
+
 #: In order: mish contains a softplus.
-PATTERNS = (softplus, mish, silu, gelu)
+PATTERNS = (negative_zero, from_the_end, softplus, mish, silu, gelu)

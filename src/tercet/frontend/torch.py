@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tercet.errors import ModelError
 from tercet.frontend.foreign import Foreign
-from tercet.frontend.reports import LayerReport, report
+from tercet.frontend.reports import LayerReport, layer_reports
 from tercet.frontend.torch_program import Exported
 from tercet.frontend.traced import Traced
 
@@ -81,10 +81,7 @@ def supported_modules(model: Foreign, example_inputs: Foreign = None) -> list[La
     except Exception as error:
         raise _untraceable(exported, error) from error
     lowered = tracing.lower(graph, exported.arrays, naming, 16, tolerant=True)
-    refused: dict[str, ModelError] = {}
-    for label, refusal in lowered.refused:
-        refused.setdefault(label, refusal)
-    return [report(label, kind, refused.get(label)) for label, kind in naming.kinds.items()]
+    return layer_reports(naming.kinds, lowered.operations)
 
 
 def export(model: Foreign, example_inputs: Foreign = None) -> Exported:
@@ -126,14 +123,14 @@ def _input_shape(exported: Exported) -> tuple[int, ...]:
 
 def _naming(exported: Exported) -> Foreign:
     from tercet.frontend.jax import Naming
-    from tercet.frontend.torch_run import OUTERMOST
+    from tercet.frontend.torch_run import OUTERMOST, told
 
     kinds: Mapping[str, str] = {
         (call.layer or OUTERMOST): call.module or exported.name
         for call in exported.block.walk()
         if call.operation.startswith("aten.") and not call.operation.startswith("aten.sym_")
     }
-    return Naming(lambda stack: stack.partition("/")[0], kinds)
+    return Naming(lambda stack: stack.partition("/")[0], kinds, told=told)
 
 
 def _untraceable(exported: Exported, error: Exception) -> ModelError:

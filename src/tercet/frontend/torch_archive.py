@@ -9,21 +9,25 @@ never looked at otherwise. Format: schema version 8 (``torch/_export/serde/schem
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any
 
 import numpy as np
 
 from tercet.errors import ModelError
 from tercet.frontend.aten.dtypes import Dtype
+from tercet.frontend.numbers import is_narrowed
 from tercet.frontend.torch_program import Argument, Block, Call, Exported, Kind, Names, Ref
 from tercet.frontend.torch_rows import split_rows
 from tercet.frontend.values import Array
 
 _VERSION = 8
+#: A frame of a stack trace, as PyTorch writes it; the longest name of a file that is told.
+_FRAME, _NAME = re.compile(r'File "([^"\n]{1,1000})", line (\d{1,9})'), 60
 _SAVE_AGAIN = "Save it again with torch.export.save, PyTorch 2.13 or newer"
 
 #: ``ScalarType`` of the schema.
@@ -117,11 +121,14 @@ class _Archive:
 
 def _numbers(raw: bytes, meta: Mapping[str, Any], where: str) -> Array:
     kind = _TYPES.get(meta["dtype"], "unknown")
-    if kind.startswith(("complex", "unknown")):
-        raise ModelError(f"{where} holds {kind} numbers", "Use real numbers: float32")
-    flat: Array = np.frombuffer(raw, np.uint16 if kind == "bfloat16" else np.dtype(kind))
-    if kind == "bfloat16":
-        flat = (flat.astype(np.uint32) << 16).view(np.float32)
+    if is_narrowed(kind) or kind.startswith(("complex", "unknown")):
+        raise ModelError(
+            f"{where} holds {kind} numbers; only float32 and whole numbers are supported",
+            "Convert the module before it is exported: module.float()"
+            if is_narrowed(kind)
+            else "Use real numbers",
+        )
+    flat: Array = np.frombuffer(raw, np.dtype(kind))
     shape = [_whole(d) for d in meta["sizes"]]
     strides = [_whole(d) for d in meta["strides"]]
     first = _whole(meta["storage_offset"])
@@ -193,7 +200,19 @@ def _call(node: Mapping[str, Any]) -> Call:
     outputs = [_names(_argument(o)) for o in node["outputs"]]
     results: Names = outputs[0] if len(outputs) == 1 else tuple(outputs)
     target = node["target"].removeprefix("torch.ops.")
-    return Call(target, positional, options, results, layer, module)
+    line = _line((node["metadata"] or {}).get("stack_trace", ""))
+    return Call(target, positional, options, results, layer, module, line)
+
+
+def _line(trace: str) -> str:
+    """Return file and line of the innermost frame of a stack that is not PyTorch's own."""
+    frames = _FRAME.findall(trace)
+    own = [(f, n) for f, n in frames if "site-packages" not in f and not f.startswith("<")]
+    if not own:
+        return ""
+    file, number = own[-1]
+    name = re.sub(r"[^\w.-]", "_", PurePath(file).name)[:_NAME]
+    return f"{name}:{number}"
 
 
 def _names(result: Argument) -> Names:

@@ -7,6 +7,7 @@ import io
 import warnings
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
 from tercet.errors import ModelError
@@ -66,7 +67,8 @@ def _example(given: Foreign, name: str) -> Foreign:
             )
         one = given[0]
     try:
-        example = torch.as_tensor(one)
+        # An array of NumPy is data, which is converted; a tensor says what the module takes.
+        example = torch.as_tensor(one if isinstance(one, torch.Tensor) else _single(one))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"Example input of type {type(one).__name__}", _ONE_INPUT) from error
     if example.is_complex() or example.dtype == torch.bool:
@@ -75,10 +77,21 @@ def _example(given: Foreign, name: str) -> Foreign:
             "supported",
             "Encode it as numbers where it is still plain",
         )
+    if example.is_floating_point() and example.dtype != torch.float32:
+        kind = str(example.dtype).removeprefix("torch.")
+        raise ModelError(
+            f"Example input of {kind}; only float32 and whole numbers are supported",
+            "Pass x.float(), and module.float()",
+        )
     if example.ndim < 1 or not len(example):
         raise ModelError("Example input without rows", _ONE_INPUT)
     # An extent of 1 would be frozen into the program.
     return example if len(example) > 1 else torch.cat([example, example])
+
+
+def _single(given: Foreign) -> Foreign:
+    array = np.asarray(given)
+    return array.astype(np.float32) if array.dtype.kind == "f" else array
 
 
 def _export(module: Foreign, example: Foreign) -> Foreign:

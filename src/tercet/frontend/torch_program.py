@@ -42,7 +42,7 @@ class Call:
     """One operation: ``aten.linear.default``, ``_operator.mul``, ``higher_order.cond``.
 
     ``layer`` is the path of the module that it belongs to ("" for the outermost), ``module`` that
-    module's class.
+    module's class, ``line`` file and line of the user's own code, if they are known.
     """
 
     operation: str
@@ -51,6 +51,7 @@ class Call:
     results: Names
     layer: str
     module: str
+    line: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from math import prod
 
 import numpy as np
@@ -19,10 +20,13 @@ from tercet.frontend.aten import SHAPING, Refused, find, plain
 from tercet.frontend.aten.dtypes import Dtype
 from tercet.frontend.aten.operation import Item
 from tercet.frontend.foreign import Foreign
+from tercet.frontend.graph import Node
 from tercet.frontend.torch_program import Argument, Block, Call, Exported, Names, Ref
 
 #: The name scope of what belongs to no inner module.
 OUTERMOST = "model"
+#: The innermost scope, where the line is not known.
+_NOWHERE = "-"
 
 #: Operations that check what the trace knows already.
 _CHECKS = frozenset(
@@ -63,7 +67,8 @@ def function_of(model: Exported) -> Callable[..., Foreign]:
         kind = Dtype(model.block.kinds[model.data].dtype).numpy()
     except Refused as refused:
         raise ModelError(
-            f"Model {model.name!r} works {refused}", "Let it take real numbers: float32"
+            f"Model {model.name!r} works {refused}",
+            "Let it take float32 or whole numbers: export it with x.float()",
         ) from None
     if kind == np.bool_:
         raise ModelError(
@@ -87,6 +92,12 @@ def function_of(model: Exported) -> Callable[..., Foreign]:
     return call
 
 
+def told(node: Node) -> tuple[str, str]:
+    """Return the operation of PyTorch that a node belongs to, and where it was written."""
+    _, operation, line, *_ = (*node.source.split("/"), "", "", "")
+    return operation.removesuffix(".default") or node.name, "" if line == _NOWHERE else line
+
+
 class _Run:
     """One walk through a block, at a concrete batch size."""
 
@@ -100,7 +111,12 @@ class _Run:
         import jax
 
         for call in self.block.calls:
-            with jax.named_scope(call.layer.replace("/", ".") or OUTERMOST):
+            if call.operation in _BLOCKS:
+                self.assign(call.results, self.call(call))
+                continue
+            with ExitStack() as scopes:
+                for part in (call.layer or OUTERMOST, call.operation, call.line or _NOWHERE):
+                    scopes.enter_context(jax.named_scope(part.replace("/", ".")))
                 self.assign(call.results, self.call(call))
         return [plain(r) for r in _flat(self.read(self.block.results))]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tercet.frontend.reports import LayerReport
 from tercet.program.program import Program
 
 
@@ -20,8 +21,10 @@ class Traced:
         arrays: the float64 value of every input of role WEIGHT or PUBLIC, by its name. An entry
             is encoded with the scale of the type of its input.
         name: the name of the model.
+        layers: what became of its operations, layer by layer, if it was traced here.
     """
 
     program: Program
     arrays: dict[str, NDArray[np.float64]]
     name: str
+    layers: tuple[LayerReport, ...] = field(default=(), compare=False)

@@ -50,6 +50,7 @@ def trace_trained(model: Foreign, *, scale: int = 16) -> Traced:
         raise ModelError(
             "training is traced where Keras runs on JAX", "Set KERAS_BACKEND=jax before keras"
         )
+    keras_model.check_dtypes(model)
     names = keras_model.naming(model)
     weights = keras_model.weights(model)
     shape = keras_model.input_shape(model)

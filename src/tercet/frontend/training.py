@@ -159,6 +159,7 @@ class _Trace:
     def run(self) -> TracedTraining:
         """Trace, lower, and put the outputs in the order of the states."""
         low = self.low
+        keras_model.check_dtypes(self.model)
         shape = (self.rows, *keras_model.input_shape(self.model))
         graph, target = self._forward(shape)
         x = low.wrap(low.builder.input("x", Role.DATA, shape))

@@ -1,13 +1,12 @@
-"""Which classes score highest: their indices, and their scores, without the order of the rest.
+"""Which values are largest: their places, and the values, without the order of the rest.
 
-Every score carries its index in bits below its last place (score * 2^w + n - 1 - index), so that
-all values compared are different and the first of equal scores wins. The maximum of a tournament
-is then equal to one value alone: one comparison with each gives a one-hot vector, and linear
-operations do the rest. For more than one winner, each is pushed below all others before the next
-tournament.
+Every value carries its place in bits below its last one (-value * 2^w + place), so that all that
+is compared is different and the first of equal values wins. The sorting network (``sort``) finds
+the smallest; a truncation whose last unit is put right by one comparison takes apart what it finds.
 
-Domain: |score| < 2^(57 - w) in units of the last place for n <= 2^w classes, which leaves 2^29
-at f = 16 and 4,096 classes. Exact. Beyond the domain the result means nothing.
+Domain: |value| < 2^(60 - w) - 1 in units of the last place for n <= 2^w values, which leaves 2^32
+at f = 16 and 4,096 values. Exact. Beyond the domain other values are found than the largest, since
+a wrong comparison exchanges what it should not, or fails to.
 """
 
 from __future__ import annotations
@@ -16,28 +15,28 @@ from typing import cast
 
 import numpy as np
 
-from tercet.function.maximum import maximum_over_first
-from tercet.protocol.base import Protocol, Share, Words, subtract
+from tercet.function.sort import smallest
+from tercet.protocol.base import Protocol, Share, subtract
 from tercet.protocol.rounds import Steps
 
 #: Width of the comparisons.
 _BITS = 62
-#: What a winner loses before the next tournament: more than the distance of any two scores.
-_PENALTY = np.uint64(1 << 59)
+#: Narrowest window of a comparison.
+_LEAST_BITS = 8
 
 
 def argmax(protocol: Protocol, x: Share, axis: int, scale: int, at: str) -> Steps[Share]:
-    """Return the index of the largest value over ``axis``, which disappears, times 2^scale.
+    """Return the place of the largest value over ``axis``, which disappears, times 2^scale.
 
-    ceil(log2 n) ReLUs, one comparison and one selection deep.
+    A tournament, ceil(log2 n) ReLUs deep, of 77 bytes a value, then 7 or 8 rounds.
     """
     scores = protocol.map(lambda a: np.moveaxis(a, axis, 0), x)
-    hot = yield from _winner(protocol, _packed(protocol, scores), at)
-    return _index(protocol, hot, scale)
+    places, _ = yield from _leading(protocol, scores, 1, scale, at)
+    return protocol.map(lambda a: a[0], places)
 
 
 def top_k(protocol: Protocol, x: Share, k: int, scale: int, at: str) -> Steps[Share]:
-    """Return the ``k`` largest values over the last axis, in falling order.
+    """Return the ``k`` largest values over the last axis, in falling order, and their places.
 
     Args:
         protocol: this party's side.
@@ -47,47 +46,42 @@ def top_k(protocol: Protocol, x: Share, k: int, scale: int, at: str) -> Steps[Sh
         at: place in the program.
 
     Returns:
-        Shape (..., k, 2): ``[..., 0]`` is the index times 2^scale, ``[..., 1]`` the score.
+        Shape (..., k, 2): ``[..., 0]`` is the place times 2^scale, ``[..., 1]`` the value.
     """
     scores = protocol.map(lambda a: np.moveaxis(a, -1, 0), x)
-    packed = _packed(protocol, scores)
-    columns: list[Share] = []
-    for place in range(k):
-        hot = yield from _winner(protocol, packed, f"{at}/{place}")
-        score = yield from protocol.reshare(
-            protocol.product(_dot, hot, scores), f"{at}/{place}/score"
-        )
-        columns += [_index(protocol, hot, scale), score]
-        penalty = protocol.map(lambda a: a * _PENALTY, hot)
-        packed = cast("Share", subtract(protocol, packed, penalty))
-    stacked = zip(*(c.parts for c in columns), strict=True)
-    return Share(tuple(np.stack(c, -1).reshape(*c[0].shape, k, 2) for c in stacked))
+    found = yield from _leading(protocol, scores, k, scale, at)
+    columns = zip(*(f.parts for f in found), strict=True)
+    return Share(tuple(np.moveaxis(np.stack(c, -1), 0, -2) for c in columns))
 
 
-def _packed(protocol: Protocol, scores: Share) -> Share:
-    """Return score * 2^w + n - 1 - index of scores along the first axis."""
+def _leading(
+    protocol: Protocol, scores: Share, k: int, scale: int, at: str
+) -> Steps[tuple[Share, Share]]:
+    """Return places (times 2^scale) and values of the ``k`` largest along the first axis."""
     count = scores.shape[0]
-    width = np.uint64((count - 1).bit_length())
-    order = np.arange(count, dtype=np.uint64)[::-1].reshape(-1, *(1 for _ in scores.shape[1:]))
-    return protocol.add_public(protocol.map(lambda a: a << width, scores), order)
+    width = (count - 1).bit_length()
+    order = np.arange(count, dtype=np.uint64).reshape(-1, *(1 for _ in scores.shape[1:]))
+    packed = protocol.map(lambda a: np.negative(a << np.uint64(width)), scores)
+    packed = yield from smallest(protocol, protocol.add_public(packed, order), k, _BITS, at)
+    places, lost = yield from _apart(protocol, packed, width, at)
+    return (
+        protocol.map(lambda a: a << np.uint64(scale), places),
+        protocol.map(np.negative, lost),
+    )
 
 
-def _winner(protocol: Protocol, packed: Share, at: str) -> Steps[Share]:
-    """Return 1 where the largest of different values along the first axis stands, else 0."""
-    top = yield from maximum_over_first(protocol, packed, _BITS, f"{at}/max")
-    distance = subtract(protocol, packed, protocol.map(lambda a: a[None], top))
-    below = yield from protocol.negative(distance, 0, _BITS, f"{at}/equal")
-    ones = protocol.constant(np.ones(packed.shape, np.uint64))
-    return (yield from protocol.select(protocol.bit_not(below), ones, f"{at}/hot"))
-
-
-def _index(protocol: Protocol, hot: Share, scale: int) -> Share:
-    """Return the position of the one along the first axis, times 2^scale."""
-    weights = np.arange(hot.shape[0], dtype=np.uint64) << np.uint64(scale)
-    return protocol.map(lambda a: np.tensordot(weights, a, 1), hot)
-
-
-def _dot(a: Words, b: Words) -> Words:
-    """Return the sum of products over the first axis (the kernel of one released score)."""
-    total: Words = np.sum(a * b, axis=0, dtype=np.uint64)
-    return total
+def _apart(protocol: Protocol, x: Share, width: int, at: str) -> Steps[tuple[Share, Share]]:
+    """Return x mod 2^width and floor(x / 2^width), exactly."""
+    if width == 0:
+        return protocol.constant(np.zeros(x.shape, np.uint64)), x
+    unit = np.uint64(1 << width)
+    # The truncation is the floor or one unit less.
+    high = yield from protocol.truncate(x, width, f"{at}/cut")
+    low = cast("Share", subtract(protocol, x, protocol.map(lambda a: a * unit, high)))
+    moved = protocol.add_public(low, np.negative(unit))
+    fits = yield from protocol.negative(moved, 0, max(_LEAST_BITS, width + 2), f"{at}/fits")
+    ones = protocol.constant(np.ones(x.shape, np.uint64))
+    excess = yield from protocol.select(protocol.bit_not(fits), ones, f"{at}/excess")
+    high = cast("Share", protocol.add(high, excess))
+    low = cast("Share", subtract(protocol, low, protocol.map(lambda a: a * unit, excess)))
+    return low, high

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from tercet.errors import InputError, ModelError, UnsupportedOperation
 from tercet.frontend.models import prepared, report_model, trace_model
 from tercet.frontend.reports import LayerReport
-from tercet.preflight.report import LAN, WAN, Layer, Preflight, Verdict
+from tercet.preflight.report import LAN, WAN, Layer, Operation, Preflight, Verdict
 from tercet.program import passes
 from tercet.program.checks import RANGE_BITS
 from tercet.program.functions import FUNCTION_OPERATIONS
@@ -30,7 +30,8 @@ from tercet.runtime.calibrate import Ranges, measure
 from tercet.runtime.estimate import InstructionCost, estimate
 
 #: Operations of the language that are exact although they stand among the functions.
-_EXACT = {"abs", "sort", "one_hot", "cumsum"}
+_EXACT = {"abs", "sort", "lookup", "cumsum"}
+_RANKED = {"argmax", "top_k"}
 _FUNCTIONS = {o.name for o in FUNCTION_OPERATIONS} - _EXACT
 #: Multiply-adds a second of one core, and products of shares that the busiest worker computes.
 _MACS, _PRODUCTS = 8e9, 2
@@ -48,7 +49,7 @@ def preflight(
     layers = report_model(model)
     refused = [layer for layer in layers if not layer.supported]
     if refused:
-        return Preflight(False, "", batch, scale, None, tuple(map(_unpriced, layers)))
+        return refusal(layers, batch, scale)
     try:
         traced = trace_model(model, scale=scale)
         program, arrays = passes.lower(traced.program, traced.arrays)
@@ -62,18 +63,53 @@ def preflight(
                 proposed = _fitting(model, rows, scale)
             program = passes.narrow(program, ranges.compared)
     except UnsupportedOperation as error:
-        return Preflight(False, str(error), batch, scale, None, tuple(map(_unpriced, layers)))
+        return refusal(layers, batch, scale, str(error))
     except InputError:
         raise
     except ModelError as error:
         proposed = None if sample is None else _fitting(model, sample, scale)
-        return Preflight(False, str(error), batch, scale, proposed, tuple(map(_unpriced, layers)))
+        return refusal(layers, batch, scale, str(error), proposed)
     return _priced(program, layers, ranges, batch, scale, proposed)
 
 
-def _unpriced(layer: LayerReport) -> Layer:
+def refusal(
+    layers: Sequence[LayerReport],
+    batch: int,
+    scale: int,
+    error: str = "",
+    proposed: int | None = None,
+) -> Preflight:
+    """Return the report on a model that cannot be shared."""
+    told = tuple(_unpriced(layer, scale) for layer in layers)
+    return Preflight(False, error, batch, scale, proposed, told)
+
+
+def _unpriced(layer: LayerReport, scale: int) -> Layer:
     verdict = Verdict.SUPPORTED if layer.supported else Verdict.REFUSED
-    return Layer(layer.name, layer.kind, verdict, reason=layer.reason, remedy=layer.remedy)
+    told = _operations(layer, scale)
+    return Layer(
+        layer.name, layer.kind, verdict, reason=layer.reason, remedy=layer.remedy, operations=told
+    )
+
+
+def _operations(layer: LayerReport, scale: int) -> tuple[Operation, ...]:
+    found = []
+    for one in layer.operations:
+        used = tuple(op for op in one.made if op in _FUNCTIONS)
+        verdict = Verdict.APPROXIMATED if used else Verdict.SUPPORTED
+        found.append(
+            Operation(
+                one.name,
+                one.place,
+                verdict if one.supported else Verdict.REFUSED,
+                used,
+                stated_error(used, scale),
+                one.reason,
+                one.remedy,
+                one.count,
+            )
+        )
+    return tuple(found)
 
 
 def _rows(sample: ArrayLike, program: Program) -> NDArray[np.float64]:
@@ -111,11 +147,23 @@ def _warnings(program: Program, ranges: Ranges) -> dict[str, str]:
                 f"values up to {_real(largest, instruction):.3g} are within a factor {factor:.1f} "
                 "of what fixed point holds"
             )
+        elif instruction.op in _RANKED and _ranked(program, instruction, ranges):
+            text = f"{instruction.op} may find another number than the largest"
         elif instruction.op == "exp" and _real(largest, instruction) > 0.99 * _EXP_LIMIT:
             text = f"exp saturates at {_EXP_LIMIT}"
         if text or instruction.source not in found:
             found[instruction.source] = text or found.get(instruction.source, "")
     return found
+
+
+def _ranked(program: Program, instruction: Instruction, ranges: Ranges) -> bool:
+    """Return whether what is ranked comes near the end of its domain (``function.top``)."""
+    (value,) = instruction.args
+    axis = instruction.attrs.get("axis", -1)
+    assert isinstance(axis, int)
+    width = (program.type_of(value).shape[axis] - 1).bit_length()
+    largest = ranges.results.get(value - len(program.inputs), 0)
+    return largest * MARGIN >= 1 << (RANGE_BITS - 2 - width)
 
 
 def _real(words: int, instruction: Instruction) -> float:
@@ -165,6 +213,7 @@ def _priced(
                 share=seconds / total,
                 largest=largest.get(source) if ranges is not None else None,
                 warning=warnings.get(source, ""),
+                operations=_operations(row, scale),
             )
         )
     return _summed(reports, program, costs, batch, scale, proposed)

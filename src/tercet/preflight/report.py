@@ -34,6 +34,30 @@ LAN = Network("LAN", 0.25e-3, 1e9)
 WAN = Network("WAN", 20e-3, 100e6)
 
 
+class Operation(msgspec.Struct, frozen=True):
+    """One operation on secret values, as often as it stands at one place of a layer.
+
+    Attributes:
+        name: a primitive of JAX or an operation of PyTorch.
+        place: file and line of the user's own code, if it is known.
+        verdict: whether it runs.
+        functions: the functions by which it is approximated.
+        error: their stated error.
+        reason: why it is not supported.
+        remedy: what to use instead.
+        count: how often it stands there.
+    """
+
+    name: str
+    place: str
+    verdict: Verdict
+    functions: tuple[str, ...] = ()
+    error: str = ""
+    reason: str = ""
+    remedy: str = ""
+    count: int = 1
+
+
 class Layer(msgspec.Struct, frozen=True):
     """One layer of the report.
 
@@ -50,6 +74,7 @@ class Layer(msgspec.Struct, frozen=True):
         share: its part of the estimated time on a LAN, 0 to 1.
         largest: the largest absolute value on the sample, if there is one.
         warning: what may overflow or saturate.
+        operations: what it does with secret values, in order.
     """
 
     name: str
@@ -64,6 +89,7 @@ class Layer(msgspec.Struct, frozen=True):
     share: float = 0.0
     largest: float | None = None
     warning: str = ""
+    operations: tuple[Operation, ...] = ()
 
 
 class Preflight(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tercet.program.checks import (
+    MAX_ELEMENTS,
     RANGE_BITS,
     Attributes,
     Operation,
@@ -12,6 +13,7 @@ from tercet.program.checks import (
     broadcast_shapes,
     check_bits,
     integer,
+    multiply_extents,
     no_bits,
     require,
     shares,
@@ -24,8 +26,8 @@ FUNCTION_SCALES = range(8, 21)
 MAX_RSQRT_SCALE = 32
 #: Bits of a real exponent after the point, and its largest magnitude.
 EXPONENT_SCALE, MAX_EXPONENT = 16, 16
-#: Most entries of a table that a secret index looks up.
-MAX_CLASSES = 1 << 12
+#: Most rows of a table that a secret index looks up.
+MAX_ROWS = 1 << 18
 #: Longest axis that is sorted.
 MAX_SORTED = 1 << 12
 
@@ -88,10 +90,22 @@ def _power(types: Sequence[Type], attrs: Attributes) -> Type:
     return _function(types, attrs)
 
 
-def _one_hot(types: Sequence[Type], attrs: Attributes) -> Type:
-    classes, kind = integer(attrs, "classes"), _function(types, attrs)
-    require(1 <= classes <= MAX_CLASSES, f"a table of {classes} entries")
-    return Type((*kind.shape, classes), 0)
+def _lookup(types: Sequence[Type], attrs: Attributes) -> Type:
+    index, table = types
+    shared = integer(attrs, "shared")
+    _function(types, attrs)
+    require(
+        0 <= shared <= len(index.shape)
+        and len(table.shape) == shared + 2
+        and table.shape[:shared] == index.shape[:shared],
+        f"a lookup of {index.shape} in {table.shape}",
+    )
+    count, width = table.shape[-2:]
+    require(0 < count <= MAX_ROWS and width > 0, f"a table of shape {table.shape}")
+    # One-hot vectors and blocks of rows together are smaller than this.
+    size, _ = multiply_extents(index.shape)
+    require(size * count <= MAX_ELEMENTS, f"{size} lookups in {count} rows")
+    return Type((*index.shape, width), table.scale)
 
 
 def _cumsum(types: Sequence[Type], attrs: Attributes) -> Type:
@@ -123,6 +137,6 @@ FUNCTION_OPERATIONS = (
     _row("softmax", _over_axis, "axis"),
     _row("log_softmax", _over_axis, "axis"),
     _row("sort", _sort, "axis"),
-    _row("one_hot", _one_hot, "classes"),
+    _row("lookup", _lookup, "shared", arity=2),
     Operation("cumsum", 1, _cumsum, ints=("axis", "reverse")),
 )

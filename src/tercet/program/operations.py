@@ -29,11 +29,12 @@ from tercet.program.checks import (
     require,
     shares,
 )
-from tercet.program.functions import FUNCTION_OPERATIONS
+from tercet.program.functions import FUNCTION_OPERATIONS, MAX_SORTED
 from tercet.program.gradients import GRADIENT_OPERATIONS, conv_shape, product_type, shifted
 from tercet.program.types import Form, Shape, Type
 
-#: Most classes among which ``argmax`` and ``top_k`` choose, and most that ``top_k`` returns.
+#: Most numbers among which ``argmax`` and ``top_k`` choose, and most that ``top_k`` returns of more
+#: than what may be sorted.
 MAX_CLASSES = 1 << 16
 MAX_TOP = 100
 
@@ -297,7 +298,9 @@ def _top_k(types: Sequence[Type], attrs: Attributes) -> Type:
     shares(types)
     k = integer(attrs, "k")
     require(
-        bool(x.shape) and 0 < k <= min(x.shape[-1], MAX_TOP) and x.shape[-1] <= MAX_CLASSES,
+        bool(x.shape)
+        and 0 < k <= x.shape[-1] <= MAX_CLASSES
+        and (k <= MAX_TOP or x.shape[-1] <= MAX_SORTED),
         f"the top {k} of shape {x.shape}",
     )
     return Type((*x.shape[:-1], k, 2), x.scale)
@@ -333,6 +336,7 @@ OPERATIONS: dict[str, Operation] = {
             tuples=("strides", "low", "high", "input_dilation", "kernel_dilation"),
         ),
         Operation("truncate", 1, _truncate, ints=("shift",)),
+        Operation("truncate_fresh", 1, _truncate, ints=("shift",)),
         Operation("relu", 1, _relu, ints=("shift", "bits")),
         Operation("negative", 1, _negative, ints=("shift", "bits")),
         Operation("reshare", 1, _reshare),

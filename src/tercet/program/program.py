@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from enum import StrEnum
+from functools import cached_property
 from typing import TypeAlias
 
 import msgspec
@@ -57,7 +58,7 @@ class Instruction(msgspec.Struct, frozen=True):
     source: str = ""
 
 
-class Program(msgspec.Struct, frozen=True):
+class Program(msgspec.Struct, frozen=True, dict=True):
     """A whole computation in Tercet's language.
 
     ``scale`` is f, the fractional bits of inputs, weights and outputs. ``protocol`` names the
@@ -83,6 +84,16 @@ class Program(msgspec.Struct, frozen=True):
         """Return ``(value number, input)`` of every input with ``role``, in order."""
         return tuple((i, v) for i, v in enumerate(self.inputs) if v.role is role)
 
+    @cached_property
+    def dying(self) -> tuple[tuple[int, ...], ...]:
+        """For each instruction the values that nothing uses after it."""
+        last = {a: n for n, i in enumerate(self.instructions) for a in i.args}
+        dying: list[list[int]] = [[] for _ in self.instructions]
+        for value, number in last.items():
+            if value not in self.outputs:
+                dying[number].append(value)
+        return tuple(map(tuple, dying))
+
     @property
     def guarded(self) -> bool:
         """Whether a second output tells if a value left its window."""
@@ -101,6 +112,11 @@ class Program(msgspec.Struct, frozen=True):
         """Return the shape of the client's (only) input, the batch axis as -1."""
         (only,) = self.named(Role.INPUT)
         return only[1].type.shape
+
+    def input_scale(self) -> int:
+        """Return the fractional bits of the client's input: none if it is whole numbers."""
+        (only,) = self.named(Role.INPUT)
+        return only[1].type.scale
 
     def digest(self) -> str:
         """Return the hex SHA-256 of the canonical encoding, without ``source`` labels."""

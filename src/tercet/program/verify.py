@@ -103,7 +103,7 @@ def verify_body(program: Program, verify_inputs: Callable[[Program], None]) -> l
 
 
 def verify_release(program: Program) -> None:
-    """Check that the outputs of a verified program may be released: each ends in a resend.
+    """Check that the outputs of a verified program may be released: each is a fresh sharing.
 
     Only then do the three summands tell their sum and nothing else. A truncation's third summand,
     for one, keeps bits of what was cut off.
@@ -116,9 +116,9 @@ def verify_release(program: Program) -> None:
 
 
 def require_resend(program: Program, output: int) -> None:
-    """Raise unless value ``output`` is the result of a resend."""
+    """Raise unless value ``output`` is the result of a resend, alone or within a truncation."""
     last = output - len(program.inputs)
-    if last < 0 or program.instructions[last].op != "reshare":
+    if last < 0 or program.instructions[last].op not in ("reshare", "truncate_fresh"):
         raise ProgramError("the output does not end in a resend", _REMEDY)
 
 

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from tercet.protocol.rounds import Steps
 
 Words: TypeAlias = NDArray[np.uint64]
+Places: TypeAlias = NDArray[np.int64]
+Flags: TypeAlias = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,13 @@ class Protocol(ABC):
     def bit_not(self, x: Bits) -> Bits:
         """Return the complement."""
 
+    @abstractmethod
+    def take_bits(self, x: Bits, rows: Places, inverted: Flags) -> Bits:
+        """Return the named rows along the first axis, complemented where ``inverted`` is set.
+
+        A row holds a multiple of 64 elements.
+        """
+
     # Operations with rounds.
 
     @abstractmethod
@@ -129,6 +138,10 @@ class Protocol(ABC):
         The result is the floor or one less (in units of the last place); which of the two depends
         on the shares. Never grossly wrong.
         """
+
+    @abstractmethod
+    def truncate_fresh(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
+        """Return ``truncate``'s result in a fresh sharing, as ``reshare`` makes it."""
 
     @abstractmethod
     def round(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:

@@ -22,6 +22,10 @@ class CostModel(ABC):
         """Cost of a truncation."""
 
     @abstractmethod
+    def truncate_fresh(self, size: int, shift: int, partial: bool) -> Cost:
+        """Cost of a truncation with a fresh result."""
+
+    @abstractmethod
     def relu(self, size: int, shift: int, bits: int, partial: bool) -> Cost:
         """Cost of a truncation and ReLU."""
 

@@ -6,7 +6,17 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tercet.protocol.base import Bits, Cost, Kernel, Partial, Protocol, Share, Words
+from tercet.protocol.base import (
+    Bits,
+    Cost,
+    Flags,
+    Kernel,
+    Partial,
+    Places,
+    Protocol,
+    Share,
+    Words,
+)
 from tercet.protocol.cost import CostModel
 from tercet.protocol.rounds import Received, Round, Steps, T
 
@@ -48,6 +58,10 @@ class Counting(Protocol):
         """Return ``x``."""
         return x
 
+    def take_bits(self, x: Bits, rows: Places, inverted: Flags) -> Bits:
+        """Return the shape."""
+        return Bits((), (len(rows), *x.shape[1:]))
+
     def reshare(self, x: Share | Partial, at: str) -> Steps[Share]:
         """Count."""
         return self._spend(self._model.reshare(x.size), Share((x.parts[0],)))
@@ -55,6 +69,11 @@ class Counting(Protocol):
     def truncate(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
         """Count."""
         cost = self._model.truncate(x.size, shift, isinstance(x, Partial))
+        return self._spend(cost, Share((x.parts[0],)))
+
+    def truncate_fresh(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
+        """Count."""
+        cost = self._model.truncate_fresh(x.size, shift, isinstance(x, Partial))
         return self._spend(cost, Share((x.parts[0],)))
 
     def round(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:

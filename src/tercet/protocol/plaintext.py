@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tercet.protocol.base import Bits, Kernel, Partial, Protocol, Share, Words
+from tercet.protocol.base import Bits, Flags, Kernel, Partial, Places, Protocol, Share, Words
 from tercet.protocol.rounds import Steps, done
 
 
@@ -38,6 +38,12 @@ class Plaintext(Protocol):
         """Return the complement (one element a word here, not bit-sliced)."""
         return Bits((x.parts[0] ^ np.uint64(1),), x.shape)
 
+    def take_bits(self, x: Bits, rows: Places, inverted: Flags) -> Bits:
+        """Return the rows."""
+        taken = x.parts[0].reshape(x.shape)[rows]
+        flipped = inverted.astype(np.uint64).reshape(-1, *(1 for _ in x.shape[1:]))
+        return Bits((taken ^ flipped,), taken.shape)
+
     def reshare(self, x: Share | Partial, at: str) -> Steps[Share]:
         """Return the same value."""
         return done(Share(x.parts))
@@ -45,6 +51,10 @@ class Plaintext(Protocol):
     def truncate(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
         """Return floor(x / 2^shift)."""
         return done(Share((_truncate(x.parts[0], shift),)))
+
+    def truncate_fresh(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
+        """Return floor(x / 2^shift)."""
+        return self.truncate(x, shift, at)
 
     def round(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
         """Return x / 2^shift, rounded to the nearest."""

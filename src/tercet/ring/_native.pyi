@@ -105,3 +105,25 @@ def answer_leaves(
     answer: NDArray[np.uint64],
     third: NDArray[np.uint64],
 ) -> None: ...
+def lend_digits(
+    u: NDArray[np.uint64],
+    shift: int,
+    bits: int,
+    masks: NDArray[np.uint64],
+    out: NDArray[np.uint8],
+) -> None: ...
+def answer_digits(
+    v: NDArray[np.uint64],
+    shift: int,
+    bits: int,
+    reverse: NDArray[np.uint64],
+    first: bool,
+    lent: NDArray[np.uint64] | NDArray[np.uint8],
+    units: NDArray[np.uint64],
+    offsets: NDArray[np.uint64],
+    masks: NDArray[np.uint64],
+    out: NDArray[np.uint8],
+) -> None: ...
+def find_zero(
+    one: NDArray[np.uint8], two: NDArray[np.uint8], bits: int, n: int, out: NDArray[np.uint64]
+) -> None: ...

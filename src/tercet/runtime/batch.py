@@ -8,6 +8,7 @@ from typing import cast
 
 import numpy as np
 
+from tercet.function.lookup import held
 from tercet.program.checks import multiply_extents
 from tercet.program.program import Instruction, Program, Role
 from tercet.program.types import Shape, bind_shape
@@ -29,12 +30,19 @@ def slice_rows(program: Program) -> int:
     """Return the rows of a slice: the same at all workers, as it follows from the program."""
     sizes = [multiply_extents(i.type.shape)[0] for i in program.instructions]
     sizes += [_windows(i) for i in program.instructions if i.op == "max_pool"]
+    sizes += [_held(program, i) for i in program.instructions if i.op == "lookup"]
     return max(1, min(SLICE_ROWS, SLICE_ELEMENTS // max(sizes, default=1)))
 
 
 def _windows(pool: Instruction) -> int:
     """Return the elements of all windows of a row, which a max pool lays side by side."""
     return multiply_extents(pool.type.shape)[0] * prod(cast("Shape", pool.attrs["window"]))
+
+
+def _held(program: Program, lookup: Instruction) -> int:
+    """Return the elements of the largest array that the lookups of a row make on the way."""
+    index, table = (program.type_of(a).shape for a in lookup.args)
+    return multiply_extents(index)[0] * held(*table[-2:])
 
 
 def run_batch(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tercet.errors import InputError, ModelError
 from tercet.program.checks import RANGE_BITS, multiply_extents
-from tercet.program.passes.narrow import DIFFERENCES, SIGNS
+from tercet.program.passes.narrow import DIFFERENCES, SIGNS, TRUNCATIONS
 from tercet.program.program import Program, Role
 from tercet.program.types import Form
 from tercet.protocol.base import Share
@@ -104,7 +104,7 @@ class _Recorder:
         self.ranges = Ranges()
         self._readers: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
         for number, instruction in enumerate(program.instructions):
-            if instruction.op in SIGNS | DIFFERENCES | {"truncate"}:
+            if instruction.op in SIGNS | DIFFERENCES | TRUNCATIONS:
                 shift = instruction.attrs.get("shift", 0)
                 assert isinstance(shift, int)
                 for a in set(instruction.args):
@@ -134,7 +134,7 @@ class _Recorder:
                     "range on the calibration sample",
                     "Scale the inputs (pixels to [0, 1], say) or use fewer fractional bits",
                 )
-            if instruction.op != "truncate":
+            if instruction.op not in TRUNCATIONS:
                 largest = max(-(low >> shift), high >> shift)
                 compared = self.ranges.compared
                 compared[number] = max(compared.get(number, 0), largest)

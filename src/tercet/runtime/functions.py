@@ -8,9 +8,9 @@ from typing import Any
 from tercet.function.exponential import exp
 from tercet.function.gates import gelu, gelu_tanh, mish, silu, softplus
 from tercet.function.logarithm import log, log1p
+from tercet.function.lookup import lookup
 from tercet.function.maximum import absolute
 from tercet.function.odd import erf, sigmoid, tanh
-from tercet.function.one_hot import one_hot
 from tercet.function.power import EXPONENT_SCALE, power
 from tercet.function.reciprocal import divide, reciprocal
 from tercet.function.root import rsqrt, sqrt
@@ -77,9 +77,9 @@ def _sort(step: Step) -> Steps[Any]:
     return sort(step.protocol, step.args[0], step.attr("axis"), step.attr("bits"), step.at)
 
 
-def _one_hot(step: Step) -> Steps[Any]:
-    classes, bits = step.attr("classes"), step.attr("bits")
-    return one_hot(step.protocol, step.args[0], classes, step.scale, bits, step.at)
+def _lookup(step: Step) -> Steps[Any]:
+    (index, table), shared, bits = step.args, step.attr("shared"), step.attr("bits")
+    return lookup(step.protocol, index, table, shared, step.scale, bits, step.at)
 
 
 FUNCTIONS: dict[str, Callable[[Step], Steps[Any]]] = {
@@ -92,5 +92,5 @@ FUNCTIONS: dict[str, Callable[[Step], Steps[Any]]] = {
     "softmax": _over_axis(softmax),
     "log_softmax": _over_axis(log_softmax),
     "sort": _sort,
-    "one_hot": _one_hot,
+    "lookup": _lookup,
 }

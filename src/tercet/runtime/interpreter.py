@@ -47,7 +47,6 @@ def run(
         watch: called with the number and value of each instruction's result (calibration).
     """
     values: dict[int, Value] = {n: inputs[i.name] for n, i in enumerate(program.inputs)}
-    dying = _last_uses(program)
     for number, instruction in enumerate(program.instructions):
         args = tuple(values[a] for a in instruction.args)
         scale = program.type_of(instruction.args[0]).scale
@@ -59,7 +58,7 @@ def run(
         values[number + len(program.inputs)] = result
         if watch is not None:
             watch(number, result)
-        for a in dying[number]:
+        for a in program.dying[number]:
             del values[a]
     outputs = [cast("Share", values[o]) for o in program.outputs]
     if not program.guarded:
@@ -70,16 +69,6 @@ def run(
 
 def _by_row(a: Words) -> Words:
     return a.reshape(len(a), -1)
-
-
-def _last_uses(program: Program) -> list[list[int]]:
-    """Return for each instruction the values that nothing uses after it."""
-    last = {a: n for n, i in enumerate(program.instructions) for a in i.args}
-    dying: list[list[int]] = [[] for _ in program.instructions]
-    for value, number in last.items():
-        if value not in program.outputs:
-            dying[number].append(value)
-    return dying
 
 
 def _map(step: Step, function: Callable[[Words], Words]) -> Value:
@@ -285,6 +274,9 @@ LOCAL: dict[str, Callable[[Step], Value]] = {
 
 ROUNDS: dict[str, Callable[[Step], Steps[Any]]] = {
     "truncate": _truncate,
+    "truncate_fresh": lambda step: step.protocol.truncate_fresh(
+        step.args[0], step.attr("shift"), step.at
+    ),
     "relu": _relu,
     "round": lambda step: step.protocol.round(step.args[0], step.attr("shift"), step.at),
     "rectify": lambda step: step.protocol.rectify(

@@ -2,15 +2,17 @@
 
 Each worker, on arrival, *offers* the request to the two others: what was asked, the digest of the
 one summand that it shares with the other, and a nonce. A digest goes to the summand's other holder
-only: whoever lacks the summand could test guesses of the data against it. A worker goes on once it
-has both offers and finds them equal to its own. A request that reached one worker alone is never
-ordered and stalls nothing.
+only: whoever lacks the summand could test guesses of the data against it. The third worker gets a
+*tag* of the digest, under a key that the two holders alone have, and compares the tags of both. So
+a mismatch anywhere is seen by all three. A worker goes on once it has both offers and finds them
+equal. A request that reached one worker alone is never ordered and stalls nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +21,10 @@ from tercet.crypto.prg import fresh
 from tercet.errors import IntegrityError, TercetError, TransportError, WorkerError
 from tercet.service.config import WORKERS
 from tercet.service.failures import to_failure
-from tercet.service.messages import REQUEST_ID_BYTES, Offer, PeerMessage, Withdraw
+from tercet.service.messages import REQUEST_ID_BYTES, Offer, PeerMessage, TagKey, Withdraw
 
 NONCE_BYTES = 32
+TAG_KEY_BYTES = 32
 #: Seconds within which a request must reach all three workers. Worker 0 gets seeds alone, the
 #: others the arrays: the upload of these must fit.
 OFFER_TIMEOUT = 20.0
@@ -75,6 +78,7 @@ class Agreement:
         self._send = send
         self._pending: dict[bytes, _Pending] = {}
         self._withdrawn: OrderedDict[bytes, TercetError] = OrderedDict()
+        self._keys: dict[int, bytes] = {}
         self._next_sweep = 0.0
 
     async def agree(
@@ -106,15 +110,16 @@ class Agreement:
         nonce = fresh(NONCE_BYTES)
         try:
             for peer, digest in digests.items():
-                self._send(peer, Offer(request, binding, digest, nonce))
+                (other,) = (p for p in digests if p != peer)
+                tag = self._tag(other, request, digests[other])
+                self._send(peer, Offer(request, binding, digest, nonce, tag))
             await self._wait(pending, len(digests), timeout)
             for peer, offer in pending.offers.items():
                 if offer.binding != binding or offer.digest != digests[peer]:
-                    raise IntegrityError(
-                        f"{self._names[self._index]} and {self._names[peer]} were sent shares "
-                        "that do not belong together",
-                        "Use Tercet's own client, the same version as the workers",
-                    )
+                    raise self._mismatch(self._index, peer)
+            one, two = pending.offers
+            if pending.offers[one].tag != pending.offers[two].tag:
+                raise self._mismatch(one, two)
         except TercetError as error:
             self._tell(request, error)
             raise
@@ -122,6 +127,31 @@ class Agreement:
             del self._pending[request]
         nonces = [pending.offers[p].nonce if p != self._index else nonce for p in range(WORKERS)]
         return (nonces[0], nonces[1], nonces[2])
+
+    def linked(self, peer: int) -> None:
+        """A link to a peer stands: the lower index draws the key of their tags."""
+        if self._index < peer:
+            self._keys[peer] = fresh(TAG_KEY_BYTES)
+            self._send(peer, TagKey(self._keys[peer]))
+
+    def keyed(self, peer: int, key: bytes) -> None:
+        """Take the key of the tags that are made with a peer of lower index."""
+        if peer < self._index and len(key) == TAG_KEY_BYTES:
+            self._keys[peer] = key
+
+    def _tag(self, peer: int, request: bytes, digest: bytes) -> bytes:
+        if peer not in self._keys:
+            raise TransportError(
+                f"the link to worker {self._names[peer]} is only being made", "Try again"
+            )
+        return hmac.digest(self._keys[peer], request + digest, "sha256")
+
+    def _mismatch(self, one: int, two: int) -> IntegrityError:
+        return IntegrityError(
+            f"{self._names[one]} and {self._names[two]} were sent shares that do not belong "
+            "together",
+            "Use Tercet's own client, the same version as the workers",
+        )
 
     def refuse(self, request: bytes, error: TercetError) -> None:
         """Tell the peers that a request was refused on arrival, so that none waits for it."""
@@ -151,6 +181,7 @@ class Agreement:
 
     def peer_lost(self, peer: int) -> None:
         """Fail everything that waits: it needs all three workers."""
+        self._keys.pop(peer, None)
         for pending in self._pending.values():
             pending.refusal = pending.refusal or TransportError(
                 f"worker {self._names[peer]} is not connected",

@@ -6,8 +6,12 @@
 3. What all three accepted is counted durably, then runs, in the same order at all three; the rest
    is refused and counted nowhere.
 
-So a worker never starts a session that another does not start too, whatever their clocks, policies
-or clients do; only a lost worker ends a session early, and its links say so.
+A prediction alone in its batch is not compared again: the three have agreed on it, and which of a
+batch to accept is no question. A worker that cannot take it nevertheless (its policy was changed
+meanwhile, its disk is full, a link was lost) *cancels* the session, which ends at the others.
+
+So a worker never stays in a session that another does not start, whatever their clocks, policies
+or clients do.
 """
 
 from __future__ import annotations
@@ -36,6 +40,10 @@ _MAX_BATCHES = 64
 _MAX_CLOSED = 10_000
 
 
+#: The digest of a program and the nonces of a session that runs it.
+Agreed = tuple[str, Nonces]
+
+
 class Waiting:
     """A request that this worker has agreed on, until it is answered.
 
@@ -48,6 +56,13 @@ class Waiting:
         self.nonces = nonces
         self.change = b""
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    @property
+    def agreed(self) -> Agreed | None:
+        """What names the session of a prediction that runs alone; None for steps of a training."""
+        if isinstance(self.request, Predict):
+            return self.request.program_digest, join_nonces([self.nonces])
+        return None
 
     def refuse(self, error: TercetError) -> None:
         """Answer with an error, if there is no answer yet."""
@@ -64,6 +79,8 @@ class Batches:
         admit: raises TercetError to refuse a request; told the rows of those admitted before it
             in the same batch.
         count: counts admitted requests durably.
+        cancel: tells the peers that a session of a program's digest and these nonces does not run
+            here, and why.
         submit: hands a batch with its nonces to the data plane as a job.
         release: returns the answer to each request of a batch; raises TercetError if nothing must
             be released any more.
@@ -75,6 +92,7 @@ class Batches:
         send: Callable[[int, PeerMessage], None],
         admit: Callable[[Waiting, Sequence[int]], None],
         count: Callable[[Sequence[Waiting]], None],
+        cancel: Callable[[str, Nonces, str], None],
         submit: Callable[[Sequence[Waiting], Nonces], asyncio.Future[Done]],
         release: Callable[[Sequence[Waiting], Done], Sequence[object]],
     ) -> None:
@@ -83,10 +101,11 @@ class Batches:
         self._send = send
         self._admit = admit
         self._count = count
+        self._cancel = cancel
         self._submit = submit
         self._release = release
         self._waiting: dict[bytes, Waiting] = {}
-        self._closed: OrderedDict[bytes, None] = OrderedDict()
+        self._closed: OrderedDict[bytes, Agreed | None] = OrderedDict()
         self._arrived = asyncio.Event()
         self._scheduler = Scheduler(self._announce)
         self._announced: asyncio.Queue[tuple[int, Run]] = asyncio.Queue(_MAX_BATCHES)
@@ -121,7 +140,7 @@ class Batches:
             return await waiting.answer
         finally:
             del self._waiting[request.id]
-            self.close(request.id)
+            self.close(request.id, waiting.agreed)
 
     def check_new(self, request: bytes) -> None:
         """Refuse an id that is waiting here.
@@ -132,9 +151,12 @@ class Batches:
         if request in self._waiting:
             raise UnderWay("a request with this id is under way", "Send a new request")
 
-    def close(self, request: bytes) -> None:
-        """Note that a request is over here, so that no batch waits for it."""
-        self._closed[request] = None
+    def close(self, request: bytes, agreed: Agreed | None = None) -> None:
+        """Note that a request is over here, so that no batch waits for it.
+
+        ``agreed`` names the session of a prediction that the peers may begin all the same.
+        """
+        self._closed[request] = agreed
         if len(self._closed) > _MAX_CLOSED:
             self._closed.popitem(last=False)
         self._arrived.set()
@@ -189,9 +211,6 @@ class Batches:
             generation, run = await self._announced.get()
             try:
                 job = await self._settle(run, generation)
-            except TercetError as error:
-                self._refuse(run.ids, error)
-                job = None
             except Exception:  # a fault in one batch must not stop the next
                 _log.exception("batch %d failed", run.batch)
                 self._refuse(run.ids, WorkerError("internal error", "See the worker's log"))
@@ -210,6 +229,26 @@ class Batches:
 
         ``generation`` is that of the announcement: a batch from before a worker was lost is void.
         """
+        batch: list[Waiting] = []
+        reason = "the request is over"
+        try:
+            accepted = await self._admitted(run, generation)
+            alone = len(run.ids) == 1 and bool(accepted) and accepted[0].agreed is not None
+            try:
+                batch = accepted if alone else await self._common(run, accepted, generation)
+            finally:
+                self._close_acceptances(run.batch, generation)
+            if batch:
+                self._count(batch)
+                return batch, self._submit(batch, join_nonces([w.nonces for w in batch]))
+        except TercetError as error:
+            self._refuse(run.ids, error)
+            reason = error.message
+        self._decline(run, batch, reason)
+        return None
+
+    async def _admitted(self, run: Run, generation: int) -> list[Waiting]:
+        """Return what of a batch this worker accepts; the rest is refused."""
         self._check(generation)
         accepted: list[Waiting] = []
         deadline = asyncio.get_running_loop().time() + LAG_TIMEOUT
@@ -226,9 +265,15 @@ class Batches:
                 waiting.refuse(error)
             else:
                 accepted.append(waiting)
+        return accepted
+
+    async def _common(self, run: Run, accepted: list[Waiting], generation: int) -> list[Waiting]:
+        """Return what all three accept of a batch; the rest is refused."""
         mine = Accepted(run.batch, [w.request.id for w in accepted])
         for peer in self._peers:
             self._send(peer, mine)
+        if not accepted:
+            return []
         common = frozenset(mine.ids)
         try:
             async with asyncio.timeout(LAG_TIMEOUT):
@@ -237,19 +282,29 @@ class Batches:
                     common &= await self._acceptance(peer, run.batch)
         except TimeoutError:
             raise WorkerError("a worker did not accept the batch in time", "Try again") from None
-        finally:
-            for peer in self._peers:
-                self._accepted.pop((peer, run.batch), None)
-            if self._generation == generation:
-                self._settled = run.batch
-        batch = [w for w in accepted if w.request.id in common]
         for waiting in accepted:
             if waiting.request.id not in common:
                 waiting.refuse(RefusedError("another worker refused the request", "Try again"))
-        if not batch:
-            return None
-        self._count(batch)
-        return batch, self._submit(batch, join_nonces([w.nonces for w in batch]))
+        return [w for w in accepted if w.request.id in common]
+
+    def _close_acceptances(self, batch: int, generation: int) -> None:
+        """Take no more acceptances of a batch."""
+        for peer in self._peers:
+            self._accepted.pop((peer, batch), None)
+        if self._generation == generation:
+            self._settled = batch
+
+    def _decline(self, run: Run, batch: Sequence[Waiting], reason: str) -> None:
+        """End a session at the peers that they may have begun and this worker will not."""
+        if len(run.ids) == 1:
+            (request,) = run.ids
+            waiting = self._waiting.get(request)
+            agreed = waiting.agreed if waiting is not None else self._closed.get(request)
+            if agreed is not None:
+                self._cancel(*agreed, reason)
+        elif batch and batch[0].agreed is not None:  # it could not be counted here
+            digest, _ = batch[0].agreed
+            self._cancel(digest, join_nonces([w.nonces for w in batch]), reason)
 
     async def _finish(self, batch: Sequence[Waiting], running: asyncio.Future[Done]) -> None:
         try:

@@ -204,7 +204,7 @@ class Client:
                 "Pass accept_guard=True to accept that, or ask for the model without its guard",
             )
         values = check_input(inputs, model.input_shape, name)
-        words = encode(values, model.scale, "input")
+        words = encode(values, model.input_scale, "input")
         results: list[NDArray[np.float64]] = []
         answers: list[Answer] = []
         upload = 0

@@ -146,7 +146,8 @@ class Description(msgspec.Struct, frozen=True):
     ``used`` counts are durable and start afresh with each policy. ``answered`` counts what this
     worker has answered since it started; ``running`` what it has counted and not answered yet.
     ``program_digest`` and ``output_shape`` are those of the program that runs, as ``policy`` makes
-    it of the shared one. ``policy.clients`` names the reader alone unless it is the owner.
+    it of the shared one; ``input_scale`` is 0 if it takes whole numbers. ``policy.clients`` names
+    the reader alone unless it is the owner.
     ``fault`` says why this worker cannot use its shares, if it cannot.
     """
 
@@ -158,6 +159,7 @@ class Description(msgspec.Struct, frozen=True):
     input_shape: Shape
     output_shape: Shape
     scale: int
+    input_scale: int
     policy: Policy
     used_requests: int = 0
     used_rows: int = 0
@@ -299,13 +301,26 @@ class Line(msgspec.Struct, frozen=True):
 # Between workers, on their control link.
 
 
+class TagKey(msgspec.Struct, frozen=True, tag=True):
+    """The key of the tags of what we hold in common, while this link stands."""
+
+    key: bytes
+
+    def __repr__(self) -> str:
+        return "TagKey(<secret>)"
+
+
 class Offer(msgspec.Struct, frozen=True, tag=True):
-    """I have received ``id``; ``binding`` is what was asked, ``digest`` our common summand's."""
+    """I have received ``id``; ``binding`` is what was asked, ``digest`` our common summand's.
+
+    ``tag`` is what only the third worker can check: of the summand that I hold in common with it.
+    """
 
     id: bytes
     binding: bytes
     digest: bytes
     nonce: bytes
+    tag: bytes
 
 
 class Withdraw(msgspec.Struct, frozen=True, tag=True):
@@ -384,7 +399,8 @@ class Farewell(msgspec.Struct, frozen=True, tag=True):
 
 
 PeerMessage = (
-    Offer
+    TagKey
+    | Offer
     | Withdraw
     | Run
     | Accepted

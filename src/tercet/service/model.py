@@ -58,6 +58,7 @@ class Model:
             self.program.input_shape(),
             self.program.output_shape(),
             self.program.scale,
+            self.program.input_scale(),
             policy,
             self.used_requests,
             self.used_rows,

@@ -7,6 +7,7 @@ The way of a prediction: who asks (TLS) -> policy -> agreement with the peers ->
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -30,7 +31,7 @@ from tercet.errors import (
 )
 from tercet.program.types import bind_shape
 from tercet.runtime.batch import INPUT_NAME
-from tercet.service.agreement import Agreement, Nonces, UnderWay, join_nonces
+from tercet.service.agreement import Agreement, Nonces, UnderWay
 from tercet.service.agreements import Agreements
 from tercet.service.arena import Arena
 from tercet.service.batches import Batches, Waiting
@@ -61,6 +62,7 @@ from tercet.service.messages import (
     Predict,
     Run,
     Status,
+    TagKey,
     Unload,
     Withdraw,
 )
@@ -192,6 +194,7 @@ class Worker:
             self.links.send,
             self._accept,
             self._count,
+            self._cancel,
             self._submit,
             self._release,
         )
@@ -431,11 +434,15 @@ class Worker:
             self.rounds.withdraw(message.id, refusal)
             if not self._batches.withdraw(message.id, refusal):
                 self._agreement.withdrawn(message.id, refusal)
+        elif isinstance(message, TagKey):
+            self._agreement.keyed(peer, message.key)
         else:
             self._agreement.offered(peer, message)
 
     def _link_changed(self, peer: int, up: bool) -> None:
-        if not up:
+        if up:
+            self._agreement.linked(peer)
+        else:
             if self._data is not None:
                 self._data.void()
             self._agreement.peer_lost(peer)
@@ -460,7 +467,7 @@ class Worker:
         waiting.change = model.change
 
     def _count(self, batch: Sequence[Waiting]) -> None:
-        """Count a batch; if the disk refuses, the peers, who may have counted, hear of it."""
+        """Count a batch durably."""
         first = batch[0].request
         if isinstance(first, TrainSteps):  # nothing is counted: masks are new for each chunk
             return
@@ -476,15 +483,17 @@ class Worker:
             if any(w.change != change for w in batch):  # while the peers' acceptances were awaited
                 raise RefusedError(_CHANGED, "Ask again")
             self.registry.count(requests, change)
-        except TercetError as error:
-            nonces = join_nonces([w.nonces for w in batch])
-            self._plane().send(Cancel(first.program_digest, nonces, error.message))
-            if isinstance(error, StorageError):
-                self.metrics.disk_refused()
+        except StorageError:
+            self.metrics.disk_refused()
             raise
         for w in batch:
             self._who.pop(w.request.id, None)
             self._running[w.request.id] = w.request.model
+
+    def _cancel(self, digest: str, nonces: Nonces, reason: str) -> None:
+        """Tell the peers, who may have begun, that a session does not run here."""
+        with contextlib.suppress(WorkerError):  # the data plane has gone, and its links with it
+            self._plane().send(Cancel(digest, nonces, reason))
 
     def _submit(self, batch: Sequence[Waiting], nonces: Nonces) -> asyncio.Future[Done]:
         first = batch[0].request

@@ -9,9 +9,6 @@ from numpy.typing import DTypeLike
 
 from tercet.frontend.aten.operation import Refused
 
-#: Half precision and its kin, and float64, are real numbers like any other: the arithmetic is the
-#: program's fixed point.
-REAL = ("float16", "float32", "float64", "bfloat16")
 WHOLE = ("uint8", "int8", "int16", "int32", "int64")
 
 
@@ -25,9 +22,9 @@ class Dtype:
         """Return what stands for it in a trace.
 
         Raises:
-            Refused: if its values are no real numbers.
+            Refused: if its values are neither float32 nor whole numbers nor truth values.
         """
-        if self.name in REAL:
+        if self.name == "float32":
             return np.dtype(np.float32)
         if self.name in WHOLE:
             return np.dtype(np.int32)

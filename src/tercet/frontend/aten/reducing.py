@@ -129,12 +129,39 @@ def _cumsum(x: Foreign, dim: int, **options: Item) -> Foreign:
 
 
 def _sort(x: Foreign, dim: int = -1, descending: bool = False, **options: Item) -> Item:
+    import jax
     import jax.numpy as jnp
 
-    values = jnp.sort(x, dim)
+    # Of equal numbers the first comes first, also in falling order.
+    axis = dim % max(x.ndim, 1)
+    places = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
+    pair = (x, places)
     if descending:
-        values = jnp.flip(values, dim)
-    return values, jnp.argsort(x, dim, descending=descending)
+        pair = tuple(jnp.flip(a, axis) for a in pair)
+    pair = jax.lax.sort(pair, dimension=axis, num_keys=1)
+    return tuple(jnp.flip(a, axis) for a in pair) if descending else tuple(pair)
+
+
+def _argsort(x: Foreign, dim: int = -1, descending: bool = False, **options: Item) -> Foreign:
+    return _sort(x, dim, descending)[1]
+
+
+def _top_k(x: Foreign, k: int, dim: int = -1, largest: bool = True, *order: bool) -> Item:
+    import jax
+    import jax.numpy as jnp
+
+    moved = jnp.moveaxis(x, dim, -1)
+    values, places = jax.lax.top_k(moved if largest else -moved, k)
+    return jnp.moveaxis(values if largest else -values, -1, dim), jnp.moveaxis(places, -1, dim)
+
+
+def _gather(x: Foreign, dim: int, places: Foreign, **options: Item) -> Foreign:
+    import jax.numpy as jnp
+
+    axis = dim % x.ndim
+    if any(p != d for a, (p, d) in enumerate(zip(places.shape, x.shape, strict=True)) if a != axis):
+        raise Refused("at fewer places than there are rows")
+    return jnp.take_along_axis(x, places, axis)
 
 
 def _linear(x: Foreign, w: Foreign, b: Foreign | None = None) -> Foreign:
@@ -201,6 +228,9 @@ REDUCING: dict[str, Operation] = {
     "logsumexp": Operation(_logsumexp),
     "cumsum": Operation(_cumsum),
     "sort": Operation(_sort),
+    "argsort": Operation(_argsort),
+    "topk": Operation(_top_k),
+    "gather": Operation(_gather),
     "linear": Operation(_linear),
     "matmul": Operation(_matmul),
     "mm": Operation(_matmul),

@@ -10,6 +10,7 @@ from tercet.frontend.rules.arithmetic import ARITHMETIC
 from tercet.frontend.rules.comparing import COMPARING
 from tercet.frontend.rules.functions import FUNCTIONS
 from tercet.frontend.rules.indexing import INDEXING
+from tercet.frontend.rules.ordering import ORDERING
 from tercet.frontend.rules.products import PRODUCTS
 from tercet.frontend.rules.rule import Rule
 from tercet.frontend.rules.shaping import SHAPING
@@ -20,6 +21,7 @@ RULES: dict[str, Rule] = {
     **COMPARING,
     **FUNCTIONS,
     **INDEXING,
+    **ORDERING,
     **PRODUCTS,
     **SHAPING,
     **WINDOWS,

@@ -9,7 +9,7 @@ import numpy as np
 
 from tercet.frontend.graph import Node
 from tercet.frontend.lowering import Lowering
-from tercet.frontend.rules.rule import Rule, merge, secret
+from tercet.frontend.rules.rule import Rule, is_whole, merge, secret
 from tercet.frontend.values import Secret, Value, derive
 from tercet.program.checks import RANGE_BITS
 
@@ -80,8 +80,8 @@ def _convert(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value
     if x.truth:
         return [replace(x, truth=False)]
     # bfloat16 and its kin are no NumPy kinds: everything that is not a whole number is a float.
-    if kind.kind in "iu" and not x.bit and low.is_input(x):
-        # Whole numbers by agreement with the client; a table looks up the nearest one.
+    if kind.kind in "iu" and not x.bit and (is_whole(node.inputs[0]) or low.is_input(x)):
+        # Whole already, of an input by agreement with the client: a table looks up the nearest one.
         return [x]
     if kind.kind in "iu" or (kind.kind == "b") != x.bit:
         if not x.bit:

@@ -8,8 +8,11 @@ import numpy as np
 
 from tercet.frontend.graph import Node
 from tercet.frontend.lowering import Lowering
-from tercet.frontend.rules.rule import Rule
+from tercet.frontend.rules.rule import Rule, is_whole
 from tercet.frontend.values import Known, Secret, Taint, Value, derive, public
+
+#: Between two whole numbers: a product of secret ones may be a unit of the last place too small.
+_HALF = public(0.5)
 
 
 def _compare(swap: bool, invert: bool) -> Rule:
@@ -19,7 +22,10 @@ def _compare(swap: bool, invert: bool) -> Rule:
         x, y = args
         if any(isinstance(a, Secret) and a.bit for a in args):
             raise low.unsupported(node.name, "on the result of a comparison")
-        bit = low.negative(low.sub(y, x) if swap else low.sub(x, y))
+        difference = low.sub(y, x) if swap else low.sub(x, y)
+        if any(map(is_whole, node.inputs)):
+            difference = low.add(difference, _HALF)
+        bit = low.negative(difference)
         return [low.invert(bit) if invert else bit]
 
     return rule
@@ -37,8 +43,12 @@ def _equal(same: bool) -> Rule:
         if any(isinstance(a, Secret) and a.bit for a in args):
             raise low.unsupported(node.name, "on the result of a comparison")
         difference = low.sub(x, y)
-        above, below = low.negative(low.neg(difference)), low.negative(difference)
-        equal = _both(low, low.invert(above), low.invert(below))
+        if any(map(is_whole, node.inputs)):
+            near = [low.sub(d, _HALF) for d in (difference, low.neg(difference))]
+            equal = _both(low, *map(low.negative, near))
+        else:
+            above, below = low.negative(low.neg(difference)), low.negative(difference)
+            equal = _both(low, low.invert(above), low.invert(below))
         return [equal if same else low.invert(equal)]
 
     return rule

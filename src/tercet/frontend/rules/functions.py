@@ -9,10 +9,9 @@ import numpy as np
 
 from tercet.frontend.graph import Node
 from tercet.frontend.lowering import Lowering
-from tercet.frontend.rules.rule import Rule, secret
+from tercet.frontend.rules.rule import Rule, is_whole, secret
 from tercet.frontend.values import Known, Secret, Value, derive, public
-from tercet.program.checks import RANGE_BITS
-from tercet.program.functions import EXPONENT_SCALE, MAX_EXPONENT, MAX_SORTED
+from tercet.program.functions import EXPONENT_SCALE, MAX_EXPONENT
 
 #: A whole power up to this one is made of products.
 MAX_POWER = 16
@@ -47,6 +46,8 @@ def _rsqrt(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
 
 def _div(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
     x, y = args
+    if is_whole(node.outputs[0]):
+        raise low.unsupported(node.name, "of whole numbers")
     if isinstance(y, Known):
         # A zero divisor is refused when the infinity is registered.
         with np.errstate(divide="ignore"):
@@ -110,16 +111,6 @@ def _log_softmax(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[V
     return [low.function("log_softmax", secret(low, node, args[0]), axis=int(axis))]
 
 
-def _sort(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
-    axis = int(node.params["dimension"])
-    if len(args) != 1:
-        raise low.unsupported(node.name, "of several arrays by one of them")
-    x = secret(low, node, args[0])
-    if x.shape[axis] > MAX_SORTED:
-        raise low.unsupported(node.name, f"of {x.shape[axis]} numbers (at most {MAX_SORTED})")
-    return [low.emit("sort", x.handle, axis=axis, bits=RANGE_BITS)]
-
-
 def _cumsum(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
     x, reverse = secret(low, node, args[0]), bool(node.params["reverse"])
     return [low.emit("cumsum", x.handle, axis=int(node.params["axis"]), reverse=int(reverse))]
@@ -141,6 +132,5 @@ FUNCTIONS: dict[str, Rule] = {
     "pow": _pow,
     "sign": _sign,
     "log_softmax": _log_softmax,
-    "sort": _sort,
     "cumsum": _cumsum,
 }

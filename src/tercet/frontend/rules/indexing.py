@@ -11,56 +11,67 @@ from tercet.frontend.lowering import Lowering
 from tercet.frontend.rules.rule import Rule, merge
 from tercet.frontend.values import Known, Secret, Taint, Value, derive
 from tercet.program.checks import RANGE_BITS
-from tercet.program.functions import MAX_CLASSES
+from tercet.program.functions import MAX_ROWS
 
 
 def _gather(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
     """Rows of a table: x[index] along one axis, everything else whole."""
     x, index = args
-    axis, batch = _one_axis(low, node, x.shape)
+    axis, shared = _axes(low, node, x.shape)
     if isinstance(index, Known):
+        if shared:
+            raise low.unsupported(node.name, "at public places of each row")
         return [_public(low, node, x, index, axis)]
-    places = _places(low, index, batch)
-    if axis != 0 or x.shape[0] > MAX_CLASSES:
-        raise low.unsupported(node.name, f"at a secret place of a table of shape {x.shape}")
-    hot = low.emit("one_hot", places.handle, classes=x.shape[0], bits=RANGE_BITS)
-    rows, inner = hot.shape[:-1], x.shape[1:]
-    table = low.reshape(low.share(x), (x.shape[0], merge(inner)))
-    flat = hot if len(hot.shape) > 1 else low.reshape(hot, (1, *hot.shape))
-    found = low.emit("matmul", flat.handle, table.handle)
-    found = low.emit("reshare", found.handle)
-    return [low.reshape(found, (*rows, *inner))]
+    return [_secret(low, node, low.share(x), index, axis)]
 
 
-def _one_axis(low: Lowering, node: Node, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return the axis looked up and the number of axes of the places, or refuse."""
+def _axes(low: Lowering, node: Node, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """Return the axis looked up and those along which each place has a table, or refuse."""
     numbers, sizes = node.params["dimension_numbers"], tuple(node.params["slice_sizes"])
-    axes = tuple(numbers.start_index_map)
-    count = len(node.outputs[0].shape) - len(shape) + 1
-    if len(axes) != 1 or numbers.operand_batching_dims:
-        raise low.unsupported(node.name, "at places of several axes")
+    axes, shared = tuple(numbers.start_index_map), tuple(numbers.operand_batching_dims)
+    if len(axes) != 1:
+        raise low.unsupported(node.name, "at places of several axes at once (use take_along_axis)")
     (axis,) = axes
+    single = {axis, *shared}
     whole = all(
-        s == (1 if a == axis else d) for a, (s, d) in enumerate(zip(sizes, shape, strict=True))
+        s == (1 if a in single else d) for a, (s, d) in enumerate(zip(sizes, shape, strict=True))
     )
     if not whole or tuple(numbers.collapsed_slice_dims) != (axis,):
         raise low.unsupported(node.name, "of slices")
-    offsets = tuple(range(axis)) + tuple(range(axis + count, len(node.outputs[0].shape)))
-    if tuple(numbers.offset_dims) != offsets:
-        raise low.unsupported(node.name, "in this order of axes")
-    return axis, count
+    return axis, shared
 
 
-def _places(low: Lowering, index: Secret, count: int) -> Secret:
-    """Drop the last axis of the places, of extent 1."""
-    shape = index.shape
-    if len(shape) == count + 1 and shape[-1] == 1:
-        return low.reshape(index, shape[:-1])
-    return index
+def _secret(low: Lowering, node: Node, x: Secret, index: Secret, axis: int) -> Value:
+    """Look rows up at secret places, in one table or in one for each of the shared axes."""
+    numbers = node.params["dimension_numbers"]
+    shared, paired = numbers.operand_batching_dims, numbers.start_indices_batching_dims
+    count = x.shape[axis]
+    if count > MAX_ROWS:
+        raise low.unsupported(node.name, f"at a secret place among {count} (at most {MAX_ROWS:,})")
+    places = low.reshape(index, index.shape[:-1])  # the last axis holds the one number of a place
+    order = (*paired, *(a for a in range(len(places.shape)) if a not in paired))
+    places = low.transpose(places, order)
+    rest = [a for a in range(len(x.shape)) if a != axis and a not in shared]
+    table = low.transpose(x, (*shared, axis, *rest))
+    inner = table.shape[len(shared) + 1 :]
+    table = low.reshape(table, (*table.shape[: len(shared) + 1], merge(inner)))
+    found = low.emit("lookup", places.handle, table.handle, shared=len(shared), bits=RANGE_BITS)
+    found = low.reshape(found, (*places.shape, *inner))
+    # The result has the axes of the places in their own order, those of a row where JAX wants them.
+    of_places = iter(int(a) for a in np.argsort(order))
+    of_rows = iter(range(len(order), len(found.shape)))
+    axes = range(len(found.shape))
+    return low.transpose(
+        found, tuple(next(of_rows if a in numbers.offset_dims else of_places) for a in axes)
+    )
 
 
 def _public(low: Lowering, node: Node, x: Value, index: Known, axis: int) -> Value:
     shape = node.outputs[0].shape
+    count = len(shape) - len(x.shape) + 1
+    numbers = node.params["dimension_numbers"]
+    if tuple(numbers.offset_dims) != (*range(axis), *range(axis + count, len(shape))):
+        raise low.unsupported(node.name, "in this order of axes")
     places = np.clip(index.full().astype(np.int64).reshape(-1), 0, x.shape[axis] - 1)
     assert isinstance(x, Secret)
     # A matrix of zeros and ones, which costs nothing but work.

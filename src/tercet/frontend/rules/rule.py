@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from tercet.frontend.graph import Node
+import numpy as np
+
+from tercet.frontend.graph import Node, Operand, Var
 from tercet.frontend.lowering import Lowering
 from tercet.frontend.values import Known, Secret, Value
 
@@ -23,6 +25,11 @@ def secret(low: Lowering, node: Node, value: Value) -> Secret:
     if value.bit:
         raise low.unsupported(node.name, "on the result of a comparison")
     return value
+
+
+def is_whole(operand: Operand) -> bool:
+    """Return whether the trace has whole numbers here."""
+    return isinstance(operand, Var) and np.dtype(operand.dtype).kind in "iu"
 
 
 def integers(low: Lowering, node: Node, values: Sequence[Value]) -> list[int]:

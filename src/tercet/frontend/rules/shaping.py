@@ -30,6 +30,14 @@ def _broadcast_in_dim(low: Lowering, node: Node, args: Sequence[Value]) -> Seque
     return [low.broadcast(low.reshape(x, tuple(inner)), shape)]
 
 
+def _tile(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
+    x, repeats = secret(low, node, args[0]), tuple(node.params["reps"])
+    apart = [e for d in x.shape for e in (1, d)]
+    repeated = [e for d, r in zip(x.shape, repeats, strict=True) for e in (r, d)]
+    spread = low.broadcast(low.reshape(x, tuple(apart)), tuple(repeated))
+    return [low.reshape(spread, node.outputs[0].shape)]
+
+
 def _transpose(low: Lowering, node: Node, args: Sequence[Value]) -> Sequence[Value]:
     return [low.transpose(secret(low, node, args[0]), tuple(node.params["permutation"]))]
 
@@ -172,6 +180,7 @@ SHAPING: dict[str, Rule] = {
     "squeeze": _result_shape,
     "expand_dims": _result_shape,
     "broadcast_in_dim": _broadcast_in_dim,
+    "tile": _tile,
     "transpose": _transpose,
     "slice": _slice,
     "dynamic_slice": _dynamic_slice,

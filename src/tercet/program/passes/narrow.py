@@ -32,6 +32,7 @@ WINDOWS = (24, 28, 32, 40, 48)
 MARGIN = 16
 #: Operations that compare a value with 0, and those that compare two values with each other.
 DIFFERENCES = frozenset({"maximum", "reduce_max", "max_pool", "softmax", "log_softmax", "sort"})
+TRUNCATIONS = frozenset({"truncate", "truncate_fresh"})
 SIGNS = frozenset(
     {"relu", "negative", *(o.name for o in FUNCTION_OPERATIONS if "bits" in o.ints)} - DIFFERENCES
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tercet.protocol.base import Cost
 from tercet.protocol.cost import CostModel
-from tercet.protocol.replicated.groups import carry_tree
+from tercet.protocol.replicated.comparison import comparison_cost
 
 _WORD = 8
 
@@ -20,11 +20,14 @@ class ReplicatedCost(CostModel):
         """One element and one s-bit value to worker 2, two s-bit values to worker 0."""
         return Cost(_WORD * size + 3 * _narrow(size, shift) + _split(size, partial), 2)
 
+    def truncate_fresh(self, size: int, shift: int, partial: bool) -> Cost:
+        """One element and one s-bit value to worker 2, two elements to worker 0."""
+        return Cost(3 * _WORD * size + _narrow(size, shift) + _split(size, partial), 2)
+
     def relu(self, size: int, shift: int, bits: int, partial: bool) -> Cost:
-        """Truncation and multiple by r beside the tree, whose last level opens six bits."""
-        multiple = self.gate(size, shift, partial).bytes
-        tree, rounds = _tree(size, bits)
-        return Cost(multiple + tree + 6 * _plane(size), rounds + 1)
+        """Truncation and multiple by r beside the comparison, which is opened."""
+        sign = comparison_cost(bits, size, opened=True)
+        return Cost(self.gate(size, shift, partial).bytes + sign.bytes, sign.rounds)
 
     def rectify(self, size: int, shift: int, bits: int, partial: bool) -> Cost:
         """A ReLU whose bit is lent as well."""
@@ -32,12 +35,12 @@ class ReplicatedCost(CostModel):
         return Cost(relu.bytes + _plane(size), relu.rounds)
 
     def negative(self, size: int, shift: int, bits: int, partial: bool) -> Cost:
-        """The tree, whose last level reshares three bits."""
-        tree, rounds = _tree(size, bits)
-        return Cost(tree + 3 * _plane(size) + _split(size, partial), rounds + 1)
+        """The comparison, which stays shared."""
+        sign = comparison_cost(bits, size, opened=False)
+        return Cost(sign.bytes + _split(size, partial), sign.rounds)
 
     def bit(self, size: int, position: int) -> Cost:
-        """The tree below the bit."""
+        """A comparison on the bits up to this one."""
         return self.negative(size, 0, position + 1, False)
 
     def bit_and(self, size: int) -> Cost:
@@ -65,9 +68,3 @@ def _narrow(size: int, bits: int) -> int:
 
 def _split(size: int, partial: bool) -> int:
     return 2 * _WORD * size if partial else 0
-
-
-def _tree(size: int, bits: int) -> tuple[int, int]:
-    """Return bytes and rounds of the carry tree without its last level."""
-    tree = carry_tree(bits, size)
-    return tree.planes * _plane(size), 2 + tree.levels

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from tercet.protocol.replicated.comparison import by_digits
 from tercet.protocol.replicated.groups import carry_tree
 from tercet.protocol.replicated.lend import low_words
 from tercet.protocol.replicated.party import Layout
+from tercet.ring.digits import digits, lent_digits, word_rows
 
 #: Most elements of an operation whose randomness is drawn ahead.
 AHEAD = 1 << 13
 
 
 @lru_cache(maxsize=4096)
-def truncate_layout(size: int, shift: int, partial: bool) -> Layout:
-    """Return the layout of ``truncate``."""
+def truncate_layout(size: int, shift: int, partial: bool, fresh: bool = False) -> Layout:
+    """Return the layout of ``truncate`` or ``truncate_fresh``."""
     lender, pair, outer = _truncation(size, shift, partial, flip=False)
+    if fresh:
+        pair = dict.fromkeys(pair, size)
     return lender, pair, outer
 
 
@@ -28,7 +32,13 @@ def truncate_layout(size: int, shift: int, partial: bool) -> Layout:
 def relu_layout(size: int, shift: int, bits: int, partial: bool) -> Layout:
     """Return the layout of ``relu``."""
     lender, pair, outer = _truncation(size, shift, partial, flip=True)
-    tree, plane = carry_tree(bits, size), -(-size // 64)
+    plane = -(-size // 64)
+    if by_digits(bits, size):
+        rows = word_rows(digits(bits), bits)
+        lender["digits"] = word_rows(lent_digits(bits), bits) * size
+        pair |= {"flip": plane, "units": rows * size, "answer": rows * size, "offsets": size}
+        return lender, pair, outer
+    tree = carry_tree(bits, size)
     lender["leaves"] = tree.monomials * plane
     rows = (2 * tree.leaves - 1) * plane
     pair |= {"flip": plane, "leaves one": rows, "leaves two": rows}

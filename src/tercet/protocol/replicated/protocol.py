@@ -16,7 +16,8 @@ from typing import cast
 import numpy as np
 
 from tercet.crypto.prg import Streams
-from tercet.protocol.base import Bits, Kernel, Partial, Protocol, Share, Words
+from tercet.protocol.base import Bits, Flags, Kernel, Partial, Places, Protocol, Share, Words
+from tercet.protocol.replicated.comparison import sign_opened, sign_shared
 from tercet.protocol.replicated.layout import AHEAD, relu_layout, truncate_layout
 from tercet.protocol.replicated.party import Party
 from tercet.protocol.replicated.select import (
@@ -28,9 +29,9 @@ from tercet.protocol.replicated.select import (
     masked_multiple,
     open_flipped,
 )
-from tercet.protocol.replicated.sign import and_gate, sign_opened, sign_shared
+from tercet.protocol.replicated.sign import and_gate
 from tercet.protocol.replicated.split import Split, split_partial, split_share
-from tercet.protocol.replicated.truncate import truncated
+from tercet.protocol.replicated.truncate import truncated, truncated_fresh
 from tercet.protocol.rounds import Round, Steps, done, together, words
 
 
@@ -93,6 +94,16 @@ class Replicated(Protocol):
         place = {0: 0, 2: 1}.get(self.party.index)
         return Bits(tuple(~p if i == place else p for i, p in enumerate(x.parts)), x.shape)
 
+    def take_bits(self, x: Bits, rows: Places, inverted: Flags) -> Bits:
+        """Take whole words; complement summand 0."""
+        place = {0: 0, 2: 1}.get(self.party.index)
+        mask = np.where(inverted, ~np.uint64(0), np.uint64(0))[:, None]
+        parts = []
+        for number, part in enumerate(x.parts):
+            taken = part.reshape(x.shape[0], -1)[rows]
+            parts.append((taken ^ mask if number == place else taken).reshape(-1))
+        return Bits(tuple(parts), (len(rows), *x.shape[1:]))
+
     def reshare(self, x: Share | Partial, at: str) -> Steps[Share]:
         """One round, 24 bytes an element: mask by a share of zero and pass to the left."""
         mine = x.parts[0] + self.party.zero_words("reshare", at, x.size).reshape(x.shape)
@@ -107,6 +118,17 @@ class Replicated(Protocol):
         _, (result, _) = cast(
             "tuple[None, tuple[Share, None]]",
             (yield from together(begin, truncated(self.party, split, shift, None, at))),
+        )
+        return _shaped(result, x.shape)
+
+    def truncate_fresh(self, x: Share | Partial, shift: int, at: str) -> Steps[Share]:
+        """Two rounds (see ``truncate``)."""
+        if x.size <= AHEAD:
+            self.party.draw_ahead(at, truncate_layout(x.size, shift, isinstance(x, Partial), True))
+        split, begin = self._split(x, at)
+        _, result = cast(
+            "tuple[None, Share]",
+            (yield from together(begin, truncated_fresh(self.party, split, shift, at))),
         )
         return _shaped(result, x.shape)
 

@@ -65,7 +65,7 @@ class Summand(msgspec.Struct, frozen=True):
         Raises:
             IntegrityError: if there is no such tensor of that size.
         """
-        size = int(np.prod(shape))
+        size = prod(shape)
         if self.seed:
             if len(self.seed) != SECRET_BYTES or self.arrays:
                 raise IntegrityError("a dealt seed is malformed", "Use Tercet's own client")
@@ -123,7 +123,7 @@ def combine(parts: Sequence[OutputPart], shape: Sequence[int]) -> Words:
     Raises:
         IntegrityError: if a worker's summand is not what the other holder says; names both.
     """
-    size = int(np.prod(shape))
+    size = prod(shape)
     total = np.zeros(size, dtype=np.uint64)
     for index, part in enumerate(parts):
         holder = (index - 1) % WORKERS

@@ -14,9 +14,14 @@ With a bit r = t xor q, t known to worker 0 alone and q to workers 1 and 2 alone
     r y = tU (1 - 2q) + q U + t V (1 - 2q) + q V + 2^(64-s) (t a . b (1 - 2q) + a . q b)
 
 needs only products of something of worker 0 with something of the pair: see ``lend``.
+
+The third summand of y, V less the masks of a b, keeps bits of v. Where the result is to be released
+(``truncated_fresh``) the masks are whole words, so that all three are uniform but for their sum.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from tercet.protocol.base import Share, Words
 from tercet.protocol.replicated.lend import low_words
@@ -37,6 +42,34 @@ def truncated(
     """
     run = _lend if party.index == 0 else _apply
     return run(party, split, shift, flip, at)
+
+
+def truncated_fresh(party: Party, split: Split, shift: int, at: str) -> Steps[Share]:
+    """Return shares (flat) of y = x >> shift, uniform but for their sum. Two rounds."""
+    size = split.size
+    _, _, packed = _lent(split, shift, None)
+    if party.index == 0:
+        lent, low = steps.truncate_lend(
+            split.known,
+            shift,
+            None,
+            party.of_lender("lend", at, size).reshape(1, size),
+            party.of_lender("lend low", at, packed),
+        )
+        yield Round(to_prev=[lent, low])
+        received = yield Round(from_next=8 * size, from_prev=8 * size)
+        return Share((words(received.from_prev, size), words(received.from_next, size)))
+    lent, low = yield from _take(party, 1, size, packed, at)
+    masks = [party.of_pair(label, at, size) for label in ("return one", "return two")]
+    none = np.zeros(packed, np.uint64)  # the words' masks hide what lies in their upper bits
+    _, _, value, third = steps.truncate_apply(
+        split.known, shift, None, lent[0], lent, low, none, none
+    )
+    value += masks[party.index - 1]
+    third -= masks[0]
+    third -= masks[1]
+    yield Round(to_prev=[value]) if party.index == 1 else Round(to_next=[value])
+    return _place(party, value, third)
 
 
 def _lent(split: Split, shift: int, flip: Words | None) -> tuple[bool, int, int]:
@@ -77,15 +110,7 @@ def _apply(
 ) -> Steps[tuple[Share, Share | None]]:
     size = split.size
     lends_value, wide, packed = _lent(split, shift, flip)
-    if party.index == 1:
-        lent = party.of_lender("lend", at, wide * size)
-        low = party.of_lender("lend low", at, packed) if shift else lent[:0]
-        yield Round()
-    else:
-        received = yield Round(from_next=8 * (wide * size + packed))
-        message = words(received.from_next, wide * size + packed)
-        lent, low = message[: wide * size], message[wide * size :]
-    lent = lent.reshape(wide, size)
+    lent, low = yield from _take(party, wide, size, packed, at)
     if lends_value:
         copy = lent[0]
     else:
@@ -100,6 +125,19 @@ def _apply(
     yield Round(to_prev=[sent]) if party.index == 1 else Round(to_next=[sent])
     multiple = None if flip is None else _place(party, sent[:size], rest)
     return _place(party, value, third), multiple
+
+
+def _take(party: Party, wide: int, size: int, packed: int, at: str) -> Steps[tuple[Words, Words]]:
+    """Return this worker's copies of what worker 0 lends."""
+    if party.index == 1:
+        lent = party.of_lender("lend", at, wide * size)
+        low = party.of_lender("lend low", at, packed) if packed else lent[:0]
+        yield Round()
+    else:
+        received = yield Round(from_next=8 * (wide * size + packed))
+        message = words(received.from_next, wide * size + packed)
+        lent, low = message[: wide * size], message[wide * size :]
+    return lent.reshape(wide, size), low
 
 
 def _place(party: Party, returned: Words, third: Words) -> Share:
