@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -65,6 +65,11 @@ class Model:
             self.program.guarded,
             fault,
         )
+
+    def counted(self, requests: int, rows: int) -> Model:
+        """Return the model with so many requests and rows more of it used."""
+        used, more = self.used_requests + requests, self.used_rows + rows
+        return replace(self, used_requests=used, used_rows=more)
 
     def check(self, client: str, rows: int, ahead: Sequence[int] = ()) -> None:
         """Say no to a request if the policy does.

@@ -325,9 +325,12 @@ class Registry:
         Raises:
             StorageError: if the disk refuses; none is counted then.
         """
+        known = self._known.get(requests[0].model) if requests else None
         with self.transaction():
             new = counts.insert(self._db, requests, change)
             audit.append(self._db, [request.event(outcome) for request in new])
+        if known is not None and known.change == change:
+            self._known[known.id] = known.counted(len(new), sum(r.rows for r in new))
         return len(new)
 
     def recent(self, model: bytes, change: bytes, limit: int) -> list[Request]:
