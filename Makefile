@@ -55,7 +55,7 @@ types: $(STAMP)
 bench: $(STAMP)  ## All benchmarks; PARTS="predict slow" runs some
 	$(BIN)/python -m bench $(PARTS)
 
-bench-peers: $(STAMP)  ## Tercet beside SPU and CrypTen, each in an environment of its own
+bench-peers: $(STAMP)  ## Tercet beside SPU and CrypTen: predictions, training steps; each in its environment
 	$(BIN)/python -m bench.peers
 
 clean:

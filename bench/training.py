@@ -17,7 +17,7 @@ import statistics
 import time
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,8 +29,11 @@ from tercet.program.training import Training
 from tercet.protocol.base import Share
 from tercet.protocol.replicated.sharing import deal, expand
 from tercet.ring import fixed
-from tercet.runtime.session import Session
+from tercet.runtime.session import Measure, Session
 from tercet.runtime.training import run_step, step_values
+
+if TYPE_CHECKING:
+    from tercet.frontend.training import TracedTraining
 
 _SEED = hashlib.sha256(b"benchmark").digest()
 
@@ -47,42 +50,52 @@ class Work:
 
 def measure(work: Work) -> dict[str, Any]:
     """Run steps among three processes; the slowest worker counts."""
-    secret = [*work.training.inputs(Role.STATE), *work.training.inputs(Role.DATA)]
-    dealt = deal({i.name: work.words[i.name] for i in secret})
-
-    def party(transport: TlsTransport, index: int) -> dict[str, Any]:
-        shares = {i.name: expand(dealt[index], i.name, work.words[i.name].shape) for i in secret}
-        return _party(transport, work, shares)
-
-    reports = run_parties(party)
+    shares = deal_work(work)
+    reports = run_parties(lambda transport, index: _party(transport, work, shares[index]))
     return slowest(reports) | {"cpu": statistics.mean(r["cpu"] for r in reports)}
 
 
+def deal_work(work: Work) -> list[dict[str, Share]]:
+    """Return what each worker holds of the state and the rows."""
+    secret = [*work.training.inputs(Role.STATE), *work.training.inputs(Role.DATA)]
+    dealt = deal({i.name: work.words[i.name] for i in secret})
+    return [
+        {i.name: expand(pair, i.name, work.words[i.name].shape) for i in secret} for pair in dealt
+    ]
+
+
 def _party(transport: TlsTransport, work: Work, shares: dict[str, Share]) -> dict[str, Any]:
-    training = work.training
-    data = {i.name: shares[i.name] for i in training.inputs(Role.DATA)}
-    state = {i.name: shares[i.name] for i in training.inputs(Role.STATE)}
-    constants = {i.name: work.words[i.name] for i in training.inputs(Role.PUBLIC)}
     seconds, bytes_sent, rounds, cpu = [], 0, 0, 0.0
-    digest = training.digest()
     for number in range(work.steps + 1):
         if number == 1:
             cpu = time.process_time()
         started = time.perf_counter()
-        nonces = [hashlib.sha256(f"{w} {number}".encode()).digest() for w in range(3)]
-        session = Session(transport, (nonces[0], nonces[1], nonces[2]), digest)
-        public = {**constants, **step_values(training, number, _SEED)}
-        (result,), took = session.run(
-            [run_step(training, session.protocol(0), state, data, public)], 60
-        )
-        session.close()
-        state = result[0]
+        after, took = one_step(transport, work, shares, number)
+        shares = {**shares, **after}
         if number:  # the first one warms up
             seconds.append(time.perf_counter() - started)
         bytes_sent, rounds = took.bytes_sent, took.rounds
     cpu = (time.process_time() - cpu) / work.steps
     logging.disable()  # what follows is the end of the links
     return {"seconds": seconds, "bytes": bytes_sent, "rounds": rounds, "cpu": cpu}
+
+
+def one_step(
+    transport: TlsTransport, work: Work, shares: dict[str, Share], number: int
+) -> tuple[dict[str, Share], Measure]:
+    """Run a step in a session of its own; return the new state and what it took."""
+    training = work.training
+    data = {i.name: shares[i.name] for i in training.inputs(Role.DATA)}
+    state = {i.name: shares[i.name] for i in training.inputs(Role.STATE)}
+    constants = {i.name: work.words[i.name] for i in training.inputs(Role.PUBLIC)}
+    nonces = [hashlib.sha256(f"{w} {number}".encode()).digest() for w in range(3)]
+    session = Session(transport, (nonces[0], nonces[1], nonces[2]), training.digest())
+    public = {**constants, **step_values(training, number, _SEED)}
+    ((after, _),), took = session.run(
+        [run_step(training, session.protocol(0), state, data, public)], 60
+    )
+    session.close()
+    return after, took
 
 
 def works() -> list[Work]:
@@ -120,7 +133,6 @@ def _work(
         "binary_crossentropy": keras.losses.BinaryCrossentropy,
     }[loss](from_logits=True)
     model.compile(optimizer=keras.optimizers.SGD(0.01), loss=made)
-    traced = trace_training(model, rows, steps)
     rng = np.random.default_rng(0)
     x = rng.uniform(0, 1, (rows, *shape))
     width = model.output_shape[-1]
@@ -129,6 +141,11 @@ def _work(
         if width > 1
         else rng.integers(0, 2, (rows, 1)).astype(float)
     )
+    return prepare(name, trace_training(model, rows, steps), x, y, steps)
+
+
+def prepare(name: str, traced: TracedTraining, x: np.ndarray, y: np.ndarray, steps: int) -> Work:
+    """Return the work of a traced training on these rows."""
     arrays = {**traced.arrays, "x": x, "y": y}
     words = {
         i.name: fixed.encode(arrays[i.name], i.type.scale)

@@ -8,27 +8,14 @@ shared and programs compiled beforehand. Nothing is encrypted on the wire.
 
 from __future__ import annotations
 
-import multiprocessing
-import socket
 import sys
-import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import spu
-from spu.utils import frontend
 
 from bench.peers.common import BATCHES, load, measure, report
-
-PARTIES = 3
-PATIENCE = 60
-
-
-def config() -> Any:
-    """Return SPU's defaults for ABY3 on 64 bits."""
-    return spu.RuntimeConfig(protocol=spu.ProtocolKind.ABY3, field=spu.FieldType.FM64)
+from bench.peers.spu_parties import Parties, Program
 
 
 def pool(x: Any) -> Any:
@@ -53,93 +40,30 @@ def logits_of(weights: dict[str, Any], x: Any) -> Any:
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         x = x + weights[f"{layer}_bias"]
-        x = jnp.maximum(pool(x), 0)
+        x = jax.nn.relu(pool(x))
     return x.reshape(x.shape[0], -1) @ weights["dense_kernel"] + weights["dense_bias"]
-
-
-def party(rank: int, ports: list[int], programs: dict[int, bytes], pipe: Any) -> None:
-    """Run one party: it keeps what it is handed and runs what it is asked for."""
-    link = spu.link.Desc()
-    for number, port in enumerate(ports):
-        link.add_party(f"party{number}", f"127.0.0.1:{port}")
-    runtime = spu.Runtime(spu.link.create_brpc(link, rank), config())
-    executables = {}
-    for count, program in programs.items():
-        executables[count] = spu.Executable()
-        executables[count].ParseFromString(program)
-    while True:
-        count, values = pipe.recv()
-        for name, share in values.items():
-            runtime.set_var(name, share)
-        if not count:
-            pipe.send(None)
-            continue
-        started = time.perf_counter()
-        runtime.run(executables[count])
-        computed = time.perf_counter() - started
-        pipe.send((runtime.get_var("logits"), computed))
-
-
-def compiled(weights: dict[str, Any], images: np.ndarray, count: int) -> bytes:
-    """Return SPU's program for one batch size."""
-    executable, _ = frontend.compile(
-        frontend.Kind.JAX,
-        logits_of,
-        (weights, images[:count]),
-        {},
-        [*sorted(weights), "images"],
-        [spu.Visibility.VIS_SECRET] * (len(weights) + 1),
-        lambda _: ["logits"],
-    )
-    return executable.SerializeToString()
-
-
-def free_ports() -> list[int]:
-    """Return ports that were free a moment ago."""
-    sockets = [socket.socket() for _ in range(PARTIES)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def main() -> None:
     """Run client and parties and print the report."""
     weights, images, logits = load(sys.argv[1])
-    programs = {count: compiled(weights, images, count) for count, _ in BATCHES}
-    context = multiprocessing.get_context("spawn")
-    ports, io = free_ports(), spu.Io(PARTIES, config())
-    pipes, parties = [], []
-    for rank in range(PARTIES):
-        here, there = context.Pipe()
-        pipes.append(here)
-        parties.append(
-            context.Process(target=party, args=(rank, ports, programs, there), daemon=True)
-        )
-        parties[-1].start()
-
-    def ask(count: int, values: dict[str, np.ndarray]) -> list[Any]:
-        shares = {n: io.make_shares(v, spu.Visibility.VIS_SECRET) for n, v in values.items()}
-        for rank, pipe in enumerate(pipes):
-            pipe.send((count, {name: share[rank] for name, share in shares.items()}))
-        for pipe in pipes:
-            if not pipe.poll(PATIENCE):
-                raise TimeoutError("A party of SPU does not answer")
-        return [pipe.recv() for pipe in pipes]
+    inputs = [*sorted(weights), "images"]
+    parties = Parties(
+        {
+            count: Program(logits_of, (weights, images[:count]), inputs, ["logits"])
+            for count, _ in BATCHES
+        }
+    )
 
     def predict(x: np.ndarray) -> tuple[np.ndarray, float]:
-        answers = ask(len(x), {"images": x})
-        return io.reconstruct([share for share, _ in answers]), max(t for _, t in answers)
+        (answer,), computed = parties.ask(len(x), {"images": x})
+        return answer, computed
 
     try:
-        ask(0, weights)
+        parties.ask(None, weights)
         report(measure(predict, images, logits))
     finally:
-        for process in parties:
-            process.kill()
-            process.join(5)
+        parties.close()
 
 
 if __name__ == "__main__":

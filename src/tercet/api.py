@@ -31,11 +31,12 @@ from tercet.preflight.check import preflight
 from tercet.preflight.report import Preflight
 from tercet.program.program import Program
 from tercet.program.serving import Mode, Release
-from tercet.service.client import Client, TopK, check_input
+from tercet.service.client import TopK, check_input
 from tercet.service.cluster import Cluster, LocalCluster
 from tercet.service.messages import Description, Policy
 from tercet.service.owner import Owner
 from tercet.service.training_party import TrainingProgress
+from tercet.training.client import Client
 from tercet.training.parties import Training, fit, propose
 from tercet.training.parties import find as find_training
 from tercet.training.private import DPSGD
@@ -304,5 +305,5 @@ def remove(name: str, cluster: Cluster) -> None:
 
 
 def connect(cluster: Cluster) -> Client:
-    """Return a client of the cluster's models."""
+    """Return a client of the cluster's models, which may contribute data and approve trainings."""
     return Client(cluster.config, cluster.client)

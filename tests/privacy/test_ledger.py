@@ -67,6 +67,23 @@ def test_mixed_events_survive_a_restart(path: Path) -> None:
     assert spent.accountant == "RDP"
 
 
+def test_a_run_that_has_a_name_counts_once(path: Path) -> None:
+    ledger = Ledger(path)
+    for owner in ("ward", "lab"):
+        ledger.allow(owner, "digits", Budget(epsilon([RUN], 1e-5).epsilon, 1e-5))
+    once = ledger.spend("ward", "digits", [RUN], run="one")
+    ledger.close()
+    again = Ledger(path)
+    assert again.spend("ward", "digits", [RUN], run="one") == once
+    assert again.events("ward", "digits") == [RUN]
+    with pytest.raises(RefusedError):
+        again.spend("ward", "digits", [RUN], run="two")
+    with pytest.raises(RefusedError):  # nor was it entered when it was refused
+        again.spend("ward", "digits", [RUN], run="two")
+    again.spend("lab", "digits", [RUN], run="one")
+    assert again.events("lab") == [RUN]
+
+
 def test_models_are_apart_and_together(path: Path) -> None:
     ledger = Ledger(path)
     for model in ("digits", "scans"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 
 import tercet
 from tercet.cli.main import cli
+from tercet.data import load_digits
 from tercet.errors import (
     InputError,
     ModelError,
@@ -45,8 +47,36 @@ def test_two_hospitals_reach_together_what_neither_reaches_alone(
     alone = [hospitals.alone(x, y, test) for x, y in held]
     with LocalCluster(quiet=True, parties=hospitals.HOSPITALS) as cluster:
         together = hospitals.together(cluster)
-    assert together > 0.93
+    # Of 170 patients, in an order of its own each time: float32 in 12 orders has 0.929 to 0.964.
+    assert together > 0.87
     assert together > max(alone) + 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_mnist_on_shares_reaches_the_accuracy_of_the_run_in_the_clear() -> None:
+    """The post's CNN on real workers, 465 steps: five epochs of the 12,000 images that ship.
+
+    With TERCET_MNIST, which names the file of 60,000, one epoch: 468 steps. A single one of 12,000
+    tells little, nor does a rate of 0.1: two runs of float32 that begin 1e-5 apart then differ by
+    a per cent or two.
+    """
+    path = os.environ.get("TERCET_MNIST")
+    mnist, digits = example("mnist_shared"), load_digits(path)
+    shared, seconds, terms = mnist.on_shares(digits, 1 if path else 5, 128, 0.02)
+    plain = mnist.in_the_clear(digits, terms, 0.02)
+    differ = int((shared != plain).sum())
+    print(
+        f"{terms.steps} steps in {seconds:.0f} s: {shared.mean():.2%} of {len(plain)}, "
+        f"in the clear {plain.mean():.2%}; {differ} answers are right in one of them only"
+    )
+    assert plain.mean() > 0.85
+    # 1,000 test images are few, and float32 that begins 1e-5 off is right in 8 to 17 others. If
+    # each of those is as likely right in the one run as in the other, the numbers of right answers
+    # differ by root of as many (McNemar); four times that is 1.1 to 1.6 %.
+    bound = 0.003 if path else 4 * differ**0.5 / len(plain)
+    assert differ <= 0.04 * len(plain)
+    assert abs(shared.mean() - plain.mean()) <= bound
 
 
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

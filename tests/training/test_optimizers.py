@@ -70,6 +70,70 @@ def test_optimizer(name: str) -> None:
         assert abs(sums["loss"] / ROWS - loss) <= 2e-3 * loss
 
 
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "RMSprop"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_gradients_out_of_range_saturate(name: str, shared: bool) -> None:
+    """Gradients 100, -100, 20 count as 1.875 with their signs, so that steps are as in float32."""
+    import keras
+
+    from tercet.frontend.optimizers import LARGEST
+    from tercet.frontend.training import load_state, trace_training
+
+    rate, tiny = 0.01, 2.0**-16
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(1, use_bias=False)])
+    model.layers[0].set_weights([np.zeros((5, 1))])
+    model.compile(getattr(keras.optimizers, name)(rate), "mean_squared_error")
+    x = np.array([[1.0, -1.0, 0.2, 0.015, tiny], [0, 0, 0, 0, tiny]])
+    y = np.array([[-100.0], [100.0 - 4 * tiny]])  # a gradient of 4 tiny^2 = 9e-10 for the last
+    wanted = [100.0, -100.0, 20.0, 1.5, 4 * tiny**2]
+    np.testing.assert_allclose((x.T @ -y)[:, 0], wanted, rtol=1e-9)
+    traced = trace_training(model, 2, 30)
+    run = (steps.on_three if shared else steps.in_the_clear)(traced, [(x, y)] * 30)
+    states = [steps.decoded(traced, state) for state, *_ in run]
+    load_state(model, traced, states[0])
+    first = model.get_weights()[0][:, 0]
+    # The step of a first gradient: a rate, for RMSprop over the root of 1 - rho.
+    one = rate if "Adam" in name else rate / np.sqrt(0.1)
+    np.testing.assert_allclose(first[:4] / one, [-1, 1, -1, -1], rtol=5e-3)
+    assert abs(first[4]) <= 0.05 * one
+    for number, state in enumerate(states, start=1):
+        load_state(model, traced, state)
+        moved = np.abs(model.get_weights()[0][:, 0])
+        assert moved.max() <= 1.01 * one * number
+        squares = next(v for n, v in state.items() if n.endswith("mean square"))
+        assert squares.min() >= 0
+        assert squares.max() <= 1.01 * (2**6 * LARGEST) ** 2
+    theirs = keras.models.clone_model(model)
+    theirs.layers[0].set_weights([np.zeros((5, 1))])
+    theirs.compile(getattr(keras.optimizers, name)(rate), "mean_squared_error")
+    for _ in range(30):
+        theirs.train_on_batch(x, y)
+    ours, wanted = model.get_weights()[0][:4, 0], theirs.get_weights()[0][:4, 0]
+    np.testing.assert_allclose(ours, wanted, rtol=0.05)
+
+
+@pytest.mark.parametrize("loss", ["mean_squared_error", "mean_absolute_error", "huber"])
+def test_targets_far_from_the_first_outputs(loss: str) -> None:
+    """Residuals of hundreds times the factor of gradients: the update that float32 makes."""
+    import keras
+
+    from tercet.frontend.training import load_state, trace_training
+
+    keras.utils.set_random_seed(2)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1), loss)
+    x = np.random.default_rng(0).uniform(-1, 1, (32, 3))
+    y = x @ np.array([[10.0], [-500.0], [200.0]]) + 1000.0
+    traced = trace_training(model, 32, 20)
+    *_, (state, *_) = steps.on_three(traced, [(x, y)] * 20)
+    for _ in range(20):
+        model.train_on_batch(x, y)
+    wanted = model.get_weights()
+    load_state(model, traced, steps.decoded(traced, state))
+    for ours, theirs in zip(model.get_weights(), wanted, strict=True):
+        assert np.abs(ours - theirs).max() <= 1e-3 * max(np.abs(theirs).max(), 1)
+
+
 def test_dropout_multiplies_by_a_public_mask() -> None:
     import keras
 

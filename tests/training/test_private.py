@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from tercet.errors import InputError, ProgramError, UnsupportedOperation
+from tercet.crypto.prg import fresh
+from tercet.errors import InputError, ProgramError, SecurityError, UnsupportedOperation
+from tercet.net.memory import MemoryTransport
 from tercet.program.private import GRID, PrivateSum
 from tercet.program.program import Role
 from tercet.program.training import Training, decode_training, encode_training, verify_training
@@ -18,8 +21,10 @@ from tercet.protocol.base import Share
 from tercet.protocol.plaintext import Plaintext
 from tercet.protocol.rounds import finish
 from tercet.ring.fixed import decode, encode
+from tercet.runtime.chunk import Chunk, run_chunk
 from tercet.runtime.noise import NoiseAhead
 from tercet.runtime.sampling import Poisson
+from tercet.runtime.session import Session
 from tercet.runtime.training import noise_inputs, noise_words, run_step, step_values
 from tests import trio
 from tests.training.steps import SEED, Arrays, words
@@ -198,6 +203,49 @@ def test_noise_has_the_agreed_variance_and_reaches_the_weights() -> None:
     samples = np.concatenate(drawn)
     k = len(samples)
     assert np.mean(samples**2) / (1.5 * 9.0) == pytest.approx(1.0, abs=5 * math.sqrt(2 / k))
+
+
+def test_a_repeated_chunk_has_other_noise_and_other_masks() -> None:
+    """As after the loss of a worker: all three go on from the same state."""
+    found = traced(model(), 1.0)
+    training, transports, rng = found.training, MemoryTransport.trio(), np.random.default_rng(0)
+    sampled = Poisson(SEED, training.privacy, training.batch_size).rows(0)
+    given = {n: encode(a[sampled], 16) for n, a in zip("xy", data(), strict=True)}
+    states, rows = (
+        {n: trio.share(w, rng) for n, w in words_.items()}
+        for words_ in (words(found, Role.STATE), given)
+    )
+    kind = noise_words(training), training.privacy.share_variance
+    sources, drawn = [NoiseAhead() for _ in range(3)], []
+
+    def noise(i: int) -> Callable[[], Any]:
+        return lambda: drawn.append(sources[i].take(*kind)) or drawn[-1]
+
+    def run(nonces: tuple[bytes, bytes, bytes]) -> list[Any]:
+        def one(i: int) -> Any:
+            session = Session(transports[i], nonces, training.digest())
+            mine, held = ({n: s[i] for n, s in g.items()} for g in (states, rows))
+            chunk, public = Chunk(0, 1, SEED, (), True), words(found, Role.PUBLIC)
+            try:
+                return run_chunk(
+                    session, training, chunk, mine, lambda _: held, public, 10.0, noise(i)
+                )[0]
+            finally:
+                session.close()
+
+        with ThreadPoolExecutor(3) as pool:
+            return list(pool.map(one, range(3)))
+
+    used, fresh_ones = ((fresh(32), fresh(32), fresh(32)) for _ in range(2))
+    once, again = run(used), run(fresh_ones)
+    assert len({d.tobytes() for d in drawn}) == 6  # of three workers, twice
+    for name in found.variables.values():
+        for a, b in zip(once, again, strict=True):
+            assert not np.equal(a[name].parts[0], b[name].parts[0]).any()
+        values = [trio.reconstruct([s[name] for s in run]) for run in (once, again)]
+        assert not np.equal(*values).any()
+    with pytest.raises(SecurityError):
+        run(used)
 
 
 def test_poisson_sampling() -> None:

@@ -15,8 +15,9 @@ import pytest
 
 from tercet.service.cluster import LocalCluster
 from tercet.service.parties import Agreement
-from tests.service.processes import alive, children, end, eventually, ready, restart
+from tests.service.processes import NAMES, children, eventually, ready
 from tests.training import linear
+from tests.training.killing import killed
 from tests.training.linear import (
     PARTIES,
     approve,
@@ -28,7 +29,6 @@ from tests.training.linear import (
     terms,
 )
 
-NAMES = ("julia", "greg", "me")
 #: Each of some thousand roundings moves a weight by 2^-16 at most, and the next steps pull it back.
 CLOSE = 2e-3
 
@@ -72,46 +72,20 @@ def begin(cluster: LocalCluster, name: str, steps: int) -> tuple[Agreement, np.n
     return agreement, in_the_clear(agreement.terms, x, y)
 
 
-def kill(pid: int) -> None:
-    below = children(pid)
-    os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not any(map(alive, (pid, *below))))
-
-
 def kills(steps: int, victims: list[int]) -> None:
     with LocalCluster(quiet=True, parties=PARTIES) as cluster:
         agreement, wanted = begin(cluster, "line", steps)
-        running: list[subprocess.Popen[bytes] | None] = [None] * 3
-        pids = list(cluster.pids)
-        last = 0
-        try:
-            with party(cluster, "coordinator") as one:
-                for victim in victims:
-                    eventually(lambda last=last: one.progress(agreement).checkpoint > last, 60)
-                    assert one.progress(agreement).status == "running"
-                    last = one.progress(agreement).checkpoint
-                    kill(pids[victim])
-                    if (dead := running[victim]) is not None:
-                        end(dead)
-                    running[victim] = restart(cluster, NAMES[victim])
-                    pids[victim] = running[victim].pid
-                    eventually(lambda: ready(cluster), 60)
-                    again = one.progress(agreement)
-                    assert again.checkpoint >= last  # from there, not from the beginning
-                eventually(lambda: one.progress(agreement).status == "done", 200)
-                assert one.progress(agreement).step == steps
-                np.testing.assert_allclose(one.fetch(agreement)["w"], wanted, atol=CLOSE)
-                told = one.progress(agreement).metrics["loss"]
-                assert [s for s, _ in told] == sorted({s for s, _ in told})
-                assert told[-1][0] == steps
+        with party(cluster, "coordinator") as one, killed(cluster, one, agreement, victims):
+            eventually(lambda: one.progress(agreement).status == "done", 200)
+            assert one.progress(agreement).step == steps
+            np.testing.assert_allclose(one.fetch(agreement)["w"], wanted, atol=CLOSE)
+            told = one.progress(agreement).metrics["loss"]
+            assert [s for s, _ in told] == sorted({s for s, _ in told})
+            assert told[-1][0] == steps
             eventually(lambda: ready(cluster), 60)
             folders = [Path(cluster.directory / f"{n}-state" / "trainings") for n in NAMES]
             # What the receiver may fetch; leavings of a kill go within two minutes.
             eventually(lambda: [len(list(f.iterdir())) for f in folders] == [1, 1, 1], 120)
-        finally:
-            for process in running:
-                if process is not None:
-                    end(process)
 
 
 def test_each_worker_is_killed_once() -> None:

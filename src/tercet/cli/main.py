@@ -11,8 +11,9 @@ import click
 import numpy as np
 
 from tercet import __version__
+from tercet.cli.agreements import IDENTITY
 from tercet.cli.privacy import privacy
-from tercet.cli.training import COMMANDS, IDENTITY
+from tercet.cli.training import COMMANDS
 from tercet.errors import InputError, TercetError
 
 CLUSTER = click.option(

@@ -1,9 +1,9 @@
-"""``tercet contribute``, ``propose``, ``approve``, ``train`` and their kin."""
+"""``tercet contribute``, ``propose``, ``train`` and their kin."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +13,22 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from tercet.cli.agreements import (
+    account_of,
+    agreements,
+    approve,
+    budget_options,
+    names_of,
+    party_options,
+    show_agreement,
+    tell_spent,
+    withdraw,
+)
 from tercet.crypto.identity import PublicIdentity
 from tercet.errors import InputError
 from tercet.service.cluster import Cluster
 from tercet.service.contributor import Contributor
-from tercet.service.parties import Agreement, Party
 from tercet.service.training_party import TrainingProgress
-from tercet.service.training_terms import PrivacyTerms, TrainingTerms
-
-Command = Callable[..., Any]
-
-
-IDENTITY = click.option(
-    "--identity",
-    envvar="TERCET_IDENTITY",
-    metavar="NAME",
-    help="Act as NAME, whose NAME.crt and NAME.key lie beside cluster.toml. Or TERCET_IDENTITY.",
-)
-
-
-def party_options(command: Command) -> Command:
-    """Add the options that say which cluster, and as whom."""
-    for option in (
-        IDENTITY,
-        click.option(
-            "--cluster",
-            "cluster_path",
-            envvar="TERCET_CLUSTER",
-            required=True,
-            type=click.Path(dir_okay=False),
-            help="cluster.toml. Or set TERCET_CLUSTER.",
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 @click.command()
@@ -110,6 +92,7 @@ def contributions(removed: str | None, cluster_path: str, identity: str | None) 
 @click.option("--noise-multiplier", type=float, help="The noise, in clipping norms.")
 @click.option("--delta", default=1e-5, show_default=True, help="Of differential privacy.")
 @click.option("--checkpoint", default=500, show_default=True, type=click.IntRange(1))
+@budget_options
 @party_options
 def propose(
     model: str,
@@ -125,6 +108,9 @@ def propose(
     noise_multiplier: float | None,
     delta: float,
     checkpoint: int,
+    ledger: str | None,
+    budget: str | None,
+    sampled: bool,
     cluster_path: str,
     identity: str | None,
 ) -> None:
@@ -139,6 +125,7 @@ def propose(
     if clip_norm is not None and noise_multiplier is not None:
         privacy = DPSGD(clip_norm, noise_multiplier, delta)
     cluster = Cluster.load(cluster_path, identity)
+    account = account_of(ledger, budget, sampled, cluster.owner, name)
     training = propose_training(
         load_model(model),
         cluster,
@@ -152,59 +139,12 @@ def propose(
         metrics=metrics,
         checkpoint=checkpoint,
         privacy=privacy,
+        account=account,
+        sampled=sampled,
     )
-    show_agreement(training.agreement, _names(cluster))
+    tell_spent(account)
+    show_agreement(training.agreement, names_of(cluster))
     click.echo(f"Each of them reads it and runs: tercet approve {training.id[:16]}")
-
-
-@click.command()
-@click.argument("agreement", required=False)
-@party_options
-def agreements(agreement: str | None, cluster_path: str, identity: str | None) -> None:
-    """List the agreements that concern you, or show the terms of one."""
-    cluster = Cluster.load(cluster_path, identity)
-    with Party(cluster.config, cluster.caller) as party:
-        if agreement:
-            show_agreement(party.find(agreement), _names(cluster))
-            return
-        held = party.agreements()
-    table = Table("agreement", "about", "signed", "state")
-    for one in held:
-        signed = f"{len(one.signed)} of {len(one.terms.signers)}"
-        state = "withdrawn" if one.withdrawn else "holds" if one.holds else "waits"
-        table.add_row(one.id[:16], one.terms.name, signed, state)
-    Console().print(table)
-
-
-@click.command()
-@click.argument("agreement")
-@click.option("--yes", is_flag=True, help="Do not ask: the terms were read.")
-@party_options
-def approve(agreement: str, yes: bool, cluster_path: str, identity: str | None) -> None:
-    """Read the terms of AGREEMENT, and sign it."""
-    from tercet.training.parties import check_privacy
-
-    cluster = Cluster.load(cluster_path, identity)
-    with Party(cluster.config, cluster.caller) as party:
-        found = party.find(agreement)
-        show_agreement(found, _names(cluster))
-        check_privacy(found)
-        if not yes:
-            click.confirm("Sign it?", abort=True)
-        signed = party.approve(found)
-    left = len(signed.missing)
-    click.echo("It holds: all have signed" if not left else f"Signed; {left} have still to sign")
-
-
-@click.command()
-@click.argument("agreement")
-@party_options
-def withdraw(agreement: str, cluster_path: str, identity: str | None) -> None:
-    """Withdraw from AGREEMENT for good: what runs under it stops."""
-    cluster = Cluster.load(cluster_path, identity)
-    with Party(cluster.config, cluster.caller) as party:
-        found = party.withdraw(party.find(agreement))
-    click.echo(f"withdrawn from {found.terms.name} ({found.id[:16]})")
 
 
 @click.command()
@@ -289,62 +229,6 @@ class Watcher:
         self._progress.update(
             self._task, completed=progress.step, total=progress.steps, told=", ".join(told)
         )
-
-
-def show_agreement(agreement: Agreement, names: dict[str, str]) -> None:
-    """Print the terms of an agreement and who has signed it."""
-
-    def who(fingerprint: str) -> str:
-        known = names.get(fingerprint)
-        return f"{known} ({fingerprint[:16]})" if known else fingerprint
-
-    terms = agreement.terms
-    table = Table("agreement", agreement.id)
-    table.add_row("about", terms.name)
-    if isinstance(terms, TrainingTerms):
-        for reference in terms.data:
-            table.add_row("data", f"{reference.name}, digest {reference.digest.hex()[:16]}")
-        table.add_row("joined as", "columns of the same rows" if terms.columns else "rows")
-        table.add_row("programs", terms.program)
-        table.add_row(
-            "work", f"{terms.epochs} epochs, {terms.steps} steps of {terms.batch_size} rows"
-        )
-        if terms.privacy is not None:
-            _add_privacy(table, terms.privacy)
-        table.add_row("opened while it runs", ", ".join(terms.metrics) or "nothing")
-        ask = f"the model may be asked, as {who(terms.owner)} serves it"
-        table.add_row("at the end", ask if terms.serving else "the model may not be asked")
-        for receiver in terms.receivers:
-            table.add_row("", f"the model is opened to {who(receiver)}")
-        if not terms.receivers:
-            table.add_row("", "the model is opened to nobody")
-    for signer in terms.signers:
-        state = "has withdrawn" if signer in agreement.withdrawn else "has not signed"
-        if signer in agreement.signed and signer not in agreement.withdrawn:
-            state = "has signed"
-        table.add_row("signer", f"{who(signer)} {state}")
-    Console().print(table)
-
-
-def _add_privacy(table: Table, terms: PrivacyTerms) -> None:
-    made = terms.sum
-    table.add_row(
-        "noise",
-        f"gradients of each row clipped to {made.clip_norm:g}, noise multiplier "
-        f"{made.noise_multiplier:g}; a step samples {made.batch} of {made.rows} rows on average",
-    )
-    table.add_row(
-        "privacy",
-        f"epsilon {terms.epsilon:.3f} at delta {terms.delta:g} (PLD, add or remove one row) "
-        "towards who knows which rows were sampled, as all parties and workers do",
-    )
-    table.add_row("", f"epsilon {terms.sampled_epsilon:.3f} towards others (Poisson sampling)")
-
-
-def _names(cluster: Cluster) -> dict[str, str]:
-    """Return the names by which the workers know the owners of contributions."""
-    with Contributor(cluster.config, cluster.owner) as owner:
-        return {told.owner_key: told.owner for told in owner.contributions()}
 
 
 def _load_arrays(path: str) -> dict[str, np.ndarray[Any, Any]]:

@@ -10,9 +10,10 @@ the program (f = 16), and not truncated yet:
   it is 2^10 / B, so that cotangents of a mean have 26 fractional bits. In the slots a gradient
   counts 2^6 times. Its mean square v has 38 fractional bits; before the root it is multiplied by
   the power of 4 below 1 / (1 - beta_2^t), since the first ones are small, and rounded to 30. So
-  root-mean-squares from 4.8e-7 to 2 are told apart (below, a gradient counts as that small), and
-  a single gradient must stay below 16: v has to stay below 2^14. ``epsilon`` is added to v as its
-  square: the two differ where the root is as small as ``epsilon``.
+  root-mean-squares from 4.8e-7 on are told apart (below, a gradient counts as that small). Above,
+  each gradient is brought to at most ``LARGEST`` in magnitude, so that v never exceeds its square:
+  old v times 1 - beta_2 has room for 4. ``epsilon`` is added to v as its square: the two differ
+  where the root is as small as ``epsilon``.
 
 Weights, momenta and first moments have 24 fractional bits. Roundings are unbiased, so that what is
 less than a unit is added as often as it has to be.
@@ -27,6 +28,7 @@ from typing import Any
 
 from tercet.errors import ModelError, UnsupportedOperation
 from tercet.frontend.foreign import Foreign
+from tercet.frontend.lowering import Lowering
 from tercet.frontend.step import ROOT_SCALE, StepLowering, approximate
 from tercet.frontend.values import Secret, public
 from tercet.program.checks import RANGE_BITS
@@ -39,6 +41,10 @@ STATE_SCALE = 24
 SQUARE_SCALE, UPDATE_SCALE = 38, 20
 #: Base-2 logarithms of the factor of gradients where it cancels: in the backward pass, in slots.
 GRADIENT_LOG2, FACTOR_LOG2 = 10, 6
+#: A gradient of Adam, AdamW or RMSprop that is larger counts as this large, with its sign.
+LARGEST = 1.875
+#: It is compared in steps of 2^-10, within 2^17.
+_GUARD_SHIFT, _GUARD_BITS = 16, 28
 #: The factor of gradients of SGD lies between 2^3 and 2^4 where the rate is highest.
 _HEADROOM = 4
 #: Bits of the numbers that a step brings.
@@ -104,7 +110,8 @@ class Optimizer:
         if known is None:
             given = low.step_input(StepInput(name, Kind.TABLE, tuple(values)), (), scale)
             self._tables[name] = given
-        return low.emit("mul", x.handle, self._tables[name].handle)
+        # As it is: what an update multiplies is much smaller than what a gradient comes from.
+        return Lowering.emit(low, "mul", x.handle, self._tables[name].handle)
 
     _tables: dict[str, Secret] = field(default_factory=dict)
 
@@ -211,13 +218,29 @@ class Optimizer:
         units = max(1, round(epsilon * 2.0 ** (SQUARE_SCALE + 2 * FACTOR_LOG2)))
         return low.emit("add_const", new.handle, value=units)
 
+    def _bounded(self, low: StepLowering, gradient: Secret) -> Secret:
+        """Return the gradient with ``UPDATE_SCALE`` bits, at most ``LARGEST`` in magnitude."""
+        g = low.to_scale(gradient, UPDATE_SCALE)
+        limits = [self.settings[n] for n in ("clipnorm", "global_clipnorm", "clipvalue")]
+        if any(0 < limit < LARGEST for limit in limits):
+            return g
+        edge = round(LARGEST * 2.0 ** (FACTOR_LOG2 + UPDATE_SCALE))
+        result = g
+        for side in (low.emit("neg", g.handle), g):
+            # What is left to the edge is negative beyond it, and then taken back.
+            left = low.emit("add_const", side.handle, value=edge)
+            beyond = low.emit("negative", left.handle, shift=_GUARD_SHIFT, bits=_GUARD_BITS)
+            back = low.emit("gate", beyond.handle, left.handle, shift=0)
+            result = _secret(low.sub(result, back) if side is g else low.add(result, back))
+        return result
+
     def _over_root(self, low: StepLowering, x: Secret, square: Secret) -> Secret:
         rooted = low.to_scale(square, ROOT_SCALE)
         inverse = low.emit("rsqrt", rooted.handle, scale=UPDATE_SCALE, bits=RANGE_BITS)
         return low.to_scale(low.emit("mul", x.handle, inverse.handle), UPDATE_SCALE)
 
     def _adam(self, low: StepLowering, weight: Weight, gradient: Secret) -> Secret:
-        g = low.to_scale(gradient, UPDATE_SCALE)
+        g = self._bounded(low, gradient)
         name = f"{weight.name}/mean"
         old = self.slot(low, name, weight.value, STATE_SCALE)
         first, second = self.settings["beta_1"], self.settings["beta_2"]
@@ -241,7 +264,7 @@ class Optimizer:
         return low.to_scale(change, STATE_SCALE)
 
     def _rmsprop(self, low: StepLowering, weight: Weight, gradient: Secret) -> Secret:
-        g = low.to_scale(gradient, UPDATE_SCALE)
+        g = self._bounded(low, gradient)
         square = self._mean_square(low, weight, g, self.settings["rho"])
         direction = self._over_root(low, g, square)
         change = self.by_table(low, direction, "rate", self.rates, 36)

@@ -36,6 +36,8 @@ FINE_SCALE = 20
 _FINE = frozenset({"softmax", "log_softmax", "sigmoid"})
 #: Most fractional bits of a product: leaves 18 bits before the point.
 _PRODUCT_SCALE = 44
+#: Differences of values below 2^14, and twice that: what is multiplied by a number of the step.
+_VALUE_BITS = 16
 _LINEAR = frozenset(
     {
         "reshape", "transpose", "broadcast", "slice", "pad", "reverse", "neg", "sum", "window_sum",
@@ -56,6 +58,8 @@ class StepLowering(Lowering):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._rounded: dict[tuple[int, int], Secret] = {}
+        # Base-2 logarithms of the largest magnitude of each number that a step brings.
+        self._magnitudes: dict[int, int] = {}
         self._zero: Secret | None = None
 
     # --- scales -----------------------------------------------------------------------------
@@ -147,10 +151,14 @@ class StepLowering(Lowering):
         secrets = [self.form_of(v) is not Form.PUBLIC for v in values]
         if all(secrets):
             values = [self.settle(v) if self.form_of(v) is Form.PARTIAL else v for v in values]
-        limit = _PRODUCT_SCALE if all(secrets) else MAX_PENDING
-        while sum(map(self.scale_of, values)) > limit:
+        # A number of the step may be large: beside it, a value below 2^16 must have room.
+        room = [RANGE_BITS - _VALUE_BITS - self._magnitudes.get(v.handle, 0) for v in values]
+        known = any(v.handle in self._magnitudes for v in values)
+        limit = _PRODUCT_SCALE if all(secrets) else min(room) if known else MAX_PENDING
+        while (total := sum(map(self.scale_of, values))) > limit:
             first = max(range(2), key=lambda n: (secrets[n], self.scale_of(values[n])))
-            lower = self.to_scale(values[first], self.scale)
+            scale = max(self.scale, self.scale_of(values[first]) - (total - limit))
+            lower = self.to_scale(values[first], scale if known else self.scale)
             if lower.handle == values[first].handle:
                 raise self.unsupported("a product", "of too many fractional bits")
             values[first] = lower
@@ -177,7 +185,10 @@ class StepLowering(Lowering):
     def step_input(self, derivation: StepInput, shape: tuple[int, ...], scale: int) -> Secret:
         """Return a public number of the step."""
         self.step_inputs.append(derivation)
-        return self.wrap(self.builder.input(derivation.name, Role.STEP, shape, scale))
+        handle = self.builder.input(derivation.name, Role.STEP, shape, scale)
+        largest = max(map(abs, derivation.values), default=1.0 / (derivation.keep or 1.0))
+        self._magnitudes[handle] = max(0, math.frexp(largest)[1])
+        return self.wrap(handle)
 
     def add_zero(self, x: Secret) -> Secret:
         """Return a public value as a share."""
@@ -261,14 +272,16 @@ class StepLowering(Lowering):
         return self.emit("negative", x.handle, shift=shift, bits=WINDOW)
 
     def rectify(self, x: Secret) -> tuple[Secret, Secret]:
-        """Return max(x, 0) and the bit x > 0.
+        """Return max(x, 0) and the bit x > 0, to ``FINE_SCALE`` bits: fewer values count as 0.
 
         One unit of the product is taken off before, so that the bit of an exact 0 is 0: that is
         the gradient of every framework, and a patch of background with a bias of 0 has it.
         """
-        shift = max(self.scale_of(x) - self.scale, 0)
+        scale = min(FINE_SCALE, max(self.scale_of(x), self.scale))
+        shift = max(self.scale_of(x) - scale, 0)
         below = self.emit("add_const", x.handle, value=-1)
-        both = self.emit("rectify", below.handle, shift=shift, bits=WINDOW)
+        bits = WINDOW + scale - self.scale
+        both = self.emit("rectify", below.handle, shift=shift, bits=bits)
         return self.emit("rectified", both.handle), self.emit("active", both.handle)
 
 

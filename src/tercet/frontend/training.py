@@ -18,6 +18,7 @@ from tercet.frontend.foreign import Foreign
 from tercet.frontend.graph import Graph, Var, drop_dead, flatten
 from tercet.frontend.keras import on_jax
 from tercet.frontend.losses import METRICS, Loss, hits, loss_of
+from tercet.frontend.lowering import Lowering
 from tercet.frontend.matching import Matcher
 from tercet.frontend.optimizers import STATE_SCALE, Optimizer, Weight, optimizer_of
 from tercet.frontend.primitives import bind
@@ -222,7 +223,8 @@ class _Trace:
         names = [name for name, _ in states]
         step = PrivateStep(graph, self.loss, names, privacy, self.rows)
         noisy = step.gradients(self.low, [v for _, v in states], x, y)
-        return [self.low.emit("mul", g.handle, factor.handle) for g in noisy]
+        # As they are: clipped, they have room.
+        return [Lowering.emit(self.low, "mul", g.handle, factor.handle) for g in noisy]
 
     def _finish(self, names: list[str], outputs: list[int]) -> TracedTraining:
         low = self.low

@@ -31,6 +31,9 @@ CREATE TABLE IF NOT EXISTS budgets (
 CREATE TABLE IF NOT EXISTS events (
     number INTEGER PRIMARY KEY, owner TEXT NOT NULL, model TEXT NOT NULL, event BLOB NOT NULL,
     time REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS runs (
+    owner TEXT NOT NULL, model TEXT NOT NULL, run TEXT NOT NULL,
+    PRIMARY KEY (owner, model, run));
 """
 # Another process that holds the lock composes its events; that takes seconds.
 _LOCK_SECONDS: Final = 120
@@ -109,8 +112,16 @@ class Ledger:
                 (owner, model, budget.epsilon, budget.delta, budget.relation.value),
             )
 
-    def spend(self, owner: str, model: str, events: Sequence[Event]) -> Guarantee:
+    def spend(
+        self, owner: str, model: str, events: Sequence[Event], run: str | None = None
+    ) -> Guarantee:
         """Enter ``events``, durably, and return what is spent with them; call it before the run.
+
+        Args:
+            owner, model: whose data, and for what.
+            events: what the run releases.
+            run: a name that this run alone has, such as the digest of an agreement: entered a
+                second time, under the same owner and model, it costs nothing more.
 
         Raises:
             NotFoundError: no budget is set.
@@ -118,6 +129,8 @@ class Ledger:
         """
         with self._transaction():
             budget = self._known_budget(owner, model)
+            if run is not None and self._entered(owner, model, run):
+                return self._spent(owner, model, budget)
             spent = accounting.epsilon(
                 [*self.events(owner, model), *events], budget.delta, budget.relation
             )
@@ -134,6 +147,8 @@ class Ledger:
                 "INSERT INTO events (owner, model, event, time) VALUES (?, ?, ?, ?)",
                 [(owner, model, msgspec.json.encode(event), now) for event in events],
             )
+            if run is not None:
+                self._db.execute("INSERT INTO runs VALUES (?, ?, ?)", (owner, model, run))
         return spent
 
     def spent(self, owner: str, model: str) -> Guarantee:
@@ -170,6 +185,12 @@ class Ledger:
                 f"the ledger {self._path} holds an event that is none: {error}",
                 "Restore the file from a copy; without it, what was spent is not known",
             ) from None
+
+    def _entered(self, owner: str, model: str, run: str) -> bool:
+        found = self._db.execute(
+            "SELECT 1 FROM runs WHERE owner = ? AND model = ? AND run = ?", (owner, model, run)
+        )
+        return found.fetchone() is not None
 
     def _spent(self, owner: str, model: str, budget: Budget) -> Guarantee:
         return accounting.epsilon(self.events(owner, model), budget.delta, budget.relation)

@@ -37,7 +37,6 @@ from tercet.service.messages import (
     Description,
     Predict,
 )
-from tercet.service.parties import Agreement, Party
 
 #: Rows of one request; more are sent as several.
 REQUEST_ROWS = 4096
@@ -144,18 +143,6 @@ class Client:
         """Contribute data under ``name``, as shares, for a training: see ``Contributor``."""
         with Contributor(self._connection.cluster, self._connection.identity) as owner:
             return owner.contribute(name, x, y, classes=classes, ids=ids)
-
-    def approve(self, agreement: str) -> Agreement:
-        """Sign the agreement of this digest (or its first 8 digits or more) or name.
-
-        Read its terms first: ``Party.find``, or ``tercet agreements`` on the command line.
-
-        Raises:
-            NotFoundError: if no such agreement concerns this identity.
-            RefusedError: if it does not ask for its signature, or somebody has withdrawn.
-        """
-        with Party(self._connection.cluster, self._connection.identity) as party:
-            return party.approve(party.find(agreement))
 
     def predict(self, name: str, inputs: ArrayLike, *, accept_guard: bool = False) -> Prediction:
         """Return the model's outputs for ``inputs``, which no worker sees.

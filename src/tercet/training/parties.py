@@ -18,6 +18,7 @@ from tercet.errors import (
     TransportError,
     WorkerError,
 )
+from tercet.privacy.dp_sgd import Account
 from tercet.program.training import MAX_STEPS
 from tercet.service.cluster import Cluster
 from tercet.service.contributor import Contributor
@@ -27,7 +28,8 @@ from tercet.service.parties import Agreement
 from tercet.service.training_party import TrainingParty, TrainingProgress
 from tercet.service.training_store import DONE, PROPOSED, RUNNING
 from tercet.service.training_terms import SEED_BYTES, Reference, TrainingTerms
-from tercet.training.private import DPSGD, check_terms, private_terms, room
+from tercet.training.consent import approve
+from tercet.training.private import DPSGD, private_terms, room
 from tercet.training.programs import trace
 
 if TYPE_CHECKING:
@@ -65,15 +67,18 @@ class Training:
             self.agreement = party.find(self.id)
         return self.agreement
 
-    def approve(self) -> Agreement:
+    def approve(self, *, account: Account | None = None, sampled: bool = False) -> Agreement:
         """Sign the agreement, whose terms the caller has read.
 
+        Args:
+            account, sampled: as for ``Client.approve``.
+
         Raises:
-            RefusedError: if its epsilon is not what its noise gives.
+            NotFoundError: if there is no budget.
+            RefusedError: if its epsilon is not what its noise gives, or would exceed the budget.
         """
-        check_privacy(self.agreement)
         with self._party() as party:
-            self.agreement = party.approve(self.agreement)
+            self.agreement = approve(party, self.agreement, account, sampled=sampled)
         return self.agreement
 
     def withdraw(self) -> Agreement:
@@ -167,17 +172,6 @@ class Training:
             yield party
 
 
-def check_privacy(agreement: Agreement) -> None:
-    """Compute again what an agreement says of its noise, if it is about any.
-
-    Raises:
-        RefusedError: if it promises too much.
-    """
-    terms = agreement.terms
-    if isinstance(terms, TrainingTerms) and terms.privacy is not None:
-        check_terms(terms.privacy, terms.steps)
-
-
 def find(cluster: Cluster, name: str) -> Training:
     """Return the training of this agreement digest (8 digits or more) or name.
 
@@ -202,6 +196,8 @@ def propose(
     metrics: Sequence[str] | None = None,
     checkpoint: int = 500,
     privacy: DPSGD | None = None,
+    account: Account | None = None,
+    sampled: bool = False,
 ) -> Training:
     """Propose to train ``model`` on contributions; every owner of data approves before it runs.
 
@@ -224,6 +220,7 @@ def propose(
         checkpoint: steps between two checkpoints.
         privacy: clip each row's gradient and add noise that no worker knows. A step then takes
             each row with probability ``batch_size`` / rows.
+        account, sampled: as for ``Client.approve``, if the caller owns some of the data.
 
     Raises:
         NotFoundError, InputError, RefusedError: naming what does not fit.
@@ -280,7 +277,7 @@ def propose(
         with TrainingParty(cluster.config, owner) as party:
             agreement = party.propose(terms)
             party.attach(agreement, traced.package)
-            return Training(cluster, party.approve(agreement))
+            return Training(cluster, approve(party, agreement, account, sampled=sampled))
     except TercetError:
         with Contributor(cluster.config, owner) as contributor:
             contributor.remove(start)
@@ -300,6 +297,8 @@ def fit(
     metrics: Sequence[str] | None = None,
     checkpoint: int = 500,
     privacy: DPSGD | None = None,
+    account: Account | None = None,
+    sampled: bool = False,
     patience: float = 0.0,
     watch: Watch = lambda _: None,
 ) -> Training:
@@ -319,6 +318,7 @@ def fit(
     training = propose(
         model, cluster, data, name=name or model.name, epochs=epochs, batch_size=batch_size,
         columns=columns, release=release, metrics=metrics, checkpoint=checkpoint, privacy=privacy,
+        account=account, sampled=sampled,
     )  # fmt: skip
     await_approval(training, patience)
     training.run()

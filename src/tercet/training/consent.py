@@ -1,0 +1,68 @@
+"""What a data owner's process does before it signs: checks the promise, pays for it."""
+
+from __future__ import annotations
+
+from tercet.errors import RefusedError
+from tercet.privacy import accounting
+from tercet.privacy.accounting import Guarantee
+from tercet.privacy.dp_sgd import Account
+from tercet.privacy.events import GaussianSum
+from tercet.service.parties import Agreement, Party
+from tercet.service.training_terms import TrainingTerms
+from tercet.training.private import check_terms
+
+
+def check_privacy(agreement: Agreement) -> None:
+    """Compute again what an agreement says of its noise, if it is about any.
+
+    Raises:
+        RefusedError: if it promises too much.
+    """
+    terms = agreement.terms
+    if isinstance(terms, TrainingTerms) and terms.privacy is not None:
+        check_terms(terms.privacy, terms.steps)
+
+
+def pay(agreement: Agreement, account: Account, *, sampled: bool = False) -> Guarantee:
+    """Enter all steps of a private training in a ledger, durably, before it is signed.
+
+    Entered once, whatever follows: signing again costs nothing more, and a training that fails or
+    is withdrawn from stays charged.
+
+    Args:
+        agreement: what is to be signed.
+        account: the ledger, and the budget in it.
+        sampled: charge what the model tells those who do not know which rows each step took.
+            Parties and workers know it: by default nothing is taken off for sampling.
+
+    Returns:
+        What is spent with it.
+
+    Raises:
+        RefusedError: the training adds no noise, or would exceed the budget; nothing is entered.
+        NotFoundError: there is no budget.
+    """
+    terms = agreement.terms
+    if not isinstance(terms, TrainingTerms) or terms.privacy is None:
+        raise RefusedError(
+            f"{account.owner!r} has a privacy budget, and {terms.name!r} is no training with noise",
+            "Ask for one with privacy=, or approve it without a ledger",
+        )
+    made = terms.privacy.sum
+    planned = GaussianSum(made.noise_multiplier, terms.steps, made.rate)
+    events = [planned] if sampled else accounting.without_sampling([planned])
+    return account.ledger.spend(account.owner, account.model, events, run=agreement.id)
+
+
+def approve(
+    party: Party, agreement: Agreement, account: Account | None = None, *, sampled: bool = False
+) -> Agreement:
+    """Sign an agreement whose promise is true, after paying for it if there is an account.
+
+    Raises:
+        As ``check_privacy``, ``pay`` and ``Party.approve``.
+    """
+    check_privacy(agreement)
+    if account is not None:
+        pay(agreement, account, sampled=sampled)
+    return party.approve(agreement)
