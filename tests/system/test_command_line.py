@@ -61,7 +61,7 @@ def test_share_serve_predict(
     out = tmp_path / "y.npy"
     done = tercet("predict", "digits", tmp_path / "x.npy", "--output", out, cluster=cluster)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"5 rows in .* ms, .* KB between the workers, 17 rounds", done.stderr)
+    assert re.search(r"5 rows in .* ms, .* KB between the workers, 13 rounds", done.stderr)
     np.testing.assert_allclose(
         np.load(out), trained.predict(digits.x_test[:5], verbose=0), atol=2e-3
     )
@@ -123,7 +123,7 @@ def test_check(saved: Path) -> None:
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["supported"]
-    assert told["rounds"] == 18
+    assert told["rounds"] == 11
     assert [layer["kind"] for layer in told["layers"]][:3] == [
         "Conv2D", "AveragePooling2D", "ReLU",
     ]  # fmt: skip
@@ -186,7 +186,7 @@ def test_the_demo_tells_its_story() -> None:
         "Actual: 1, predicted: 1",
         "julia, greg, me",
         "what one worker got of it",
-        "15 rounds",
+        "11 rounds",
     ):
         assert line in done.stdout
     assert "for trial only" in done.stderr
