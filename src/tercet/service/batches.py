@@ -36,6 +36,8 @@ _log = logging.getLogger("tercet.worker")
 LAG_TIMEOUT = 5.0
 #: Batches that worker 0 may announce ahead.
 _MAX_BATCHES = 64
+#: Turns of the loop in which what was queued for a peer is sent.
+_TURNS = 2
 #: Requests that are over and remembered as such.
 _MAX_CLOSED = 10_000
 
@@ -239,6 +241,9 @@ class Batches:
             finally:
                 self._close_acceptances(run.batch, generation)
             if batch:
+                for _ in range(_TURNS):  # the disk would hold up the announcement to the peers
+                    await asyncio.sleep(0)
+                self._check(generation)
                 self._count(batch)
                 return batch, self._submit(batch, join_nonces([w.nonces for w in batch]))
         except TercetError as error:
