@@ -70,9 +70,11 @@ def together(*operations: Steps[T]) -> Steps[Sequence[T]]:
             merged.from_prev += part.from_prev
         from_next, from_prev = yield merged
         before, running = running, []
+        next_at = prev_at = 0
         for number, operation, part in before:
-            received = Received(from_next[: part.from_next], from_prev[: part.from_prev])
-            from_next, from_prev = from_next[part.from_next :], from_prev[part.from_prev :]
+            next_end, prev_end = next_at + part.from_next, prev_at + part.from_prev
+            received = Received(from_next[next_at:next_end], from_prev[prev_at:prev_end])
+            next_at, prev_at = next_end, prev_end
             try:
                 running.append((number, operation, operation.send(received)))
             except StopIteration as stop:

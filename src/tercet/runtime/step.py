@@ -10,7 +10,7 @@ from tercet.program.types import bind_shape
 from tercet.protocol.base import Protocol
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Step:
     """One instruction about to run: its arguments' values, bound attributes and place.
 

@@ -241,8 +241,8 @@ class Batches:
             finally:
                 self._close_acceptances(run.batch, generation)
             if batch:
-                for _ in range(_TURNS):  # the disk would hold up the announcement to the peers
-                    await asyncio.sleep(0)
+                for _ in range(_TURNS if self._index == 0 else 0):
+                    await asyncio.sleep(0)  # the disk would hold up the announcement to the peers
                 self._check(generation)
                 self._count(batch)
                 return batch, self._submit(batch, join_nonces([w.nonces for w in batch]))
