@@ -174,14 +174,13 @@ def test_a_truncated_frame_is_a_lost_peer(cluster: TlsCluster) -> None:
 
 @pytest.fixture
 def lonely(identities: list[Identity]) -> Iterator[tuple[TlsTransport, list[int]]]:
-    """Worker 1 without the others; its port comes first, theirs are closed."""
+    """Worker 1 without the others, not started; its port comes first, theirs are closed."""
     listeners = [bind("127.0.0.1", 0) for _ in range(3)]
     ports = [listener.getsockname()[1] for listener in listeners]
     listeners[0].close()
     listeners[2].close()
     peers = {i: ("127.0.0.1", ports[i], identities[i].public) for i in (0, 2)}
     worker = TlsTransport(1, identities[1], peers, listeners[1])
-    worker.start()
     with contextlib.closing(worker):
         yield worker, [ports[1], ports[0], ports[2]]
 
@@ -190,6 +189,7 @@ def test_wait_ready_names_who_is_missing(
     lonely: tuple[TlsTransport, list[int]], caplog: pytest.LogCaptureFixture
 ) -> None:
     worker, (_, port0, port2) = lonely
+    worker.start()  # here: what is logged between a fixture and its test is not caught
     with pytest.raises(TransportError) as caught:
         worker.wait_ready(0.5)
     assert f"worker 0 at 127.0.0.1:{port0} has not connected" in caught.value.message
@@ -208,6 +208,7 @@ def test_wait_ready_names_who_is_missing(
 
 def test_close_ends_a_wait(lonely: tuple[TlsTransport, list[int]]) -> None:
     worker, _ = lonely
+    worker.start()
 
     def wait() -> None:
         with pytest.raises(TransportError, match="the transport is closed"):
@@ -244,7 +245,8 @@ def test_false_hellos_are_refused(
     direction: int,
     line: str,
 ) -> None:
-    _, (port, *_) = lonely
+    worker, (port, *_) = lonely
+    worker.start()
     context = client_context(identities[who], identities[1].public)
     request = Hello(hello.REQUEST, direction, sender, receiver, bytes(16), bytes(32))
     with (
@@ -271,7 +273,8 @@ def test_what_is_no_hello_is_refused(
     data: bytes,
     line: str,
 ) -> None:
-    _, (port, *_) = lonely
+    worker, (port, *_) = lonely
+    worker.start()
     context = client_context(identities[0], identities[1].public)
     with (
         socket.create_connection(("127.0.0.1", port), 5) as plain,
