@@ -220,7 +220,7 @@ struct KernelTable {
     // out[i] = multiple[i] where chosen[i] is all ones, x[i] - multiple[i] where it is 0.
     void (*choose_block)(const u64* chosen, const u64* x, const u64* multiple, index_t n,
                          u64* out);
-    // Leaves of 1 to 4 bits.
+    // Leaves of 1 to max_leaf bits.
     void (*leaf_monomials)(const MonomialsLeaf& leaf, int size);
     void (*leaf_answers)(const AnswersLeaf& leaf, int size);
     void (*lend_digits)(const DigitsLend& all);

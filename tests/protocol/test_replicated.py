@@ -216,6 +216,23 @@ def test_every_message_is_uniform_whatever_the_value(operation: str) -> None:
             assert chi2 < 60, (operation, fill, sender, receiver, chi2)
 
 
+@pytest.mark.parametrize("operation", ["relu", "negative"])
+def test_what_worker_0_passes_on_of_a_comparison_by_digits_is_uniform(operation: str) -> None:
+    """The opened sign, hidden by t, or the split one: chi-square of nibbles, for either sign."""
+    size, width = 8192, 8192 // 8
+    assert by_digits(24, size)
+    for fill in (-(1 << 20) - 7, 1 << 20):
+        held, sides = partials(np.full(size, fill), np.random.default_rng(0)), parties()
+        _, traffic = run(lambda i, h=held, s=sides: getattr(s[i], operation)(h[i], 16, 24, "o"))
+        sent = [m for who, _, m in traffic.messages if who == 0 and len(m) == width]
+        assert len(sent) == (2 if operation == "relu" else 1)
+        for message in sent:
+            raw = np.frombuffer(message, np.uint8)
+            counts = np.bincount(np.concatenate((raw & 15, raw >> 4)), minlength=16)
+            expected = 2 * width / 16
+            assert float(((counts - expected) ** 2 / expected).sum()) < 60, (operation, fill)
+
+
 @pytest.mark.slow
 def test_a_hundred_million_truncations() -> None:
     rng = np.random.default_rng(11)

@@ -11,8 +11,8 @@ from tercet.protocol.replicated.sharing import OutputPart, output_part
 def reveal(share: Share) -> OutputPart:
     """Return this worker's part of a result, for its receiver and for nobody else.
 
-    The caller has checked policy, agreement and count. ``share`` ends in a resend, so that the
-    three summands tell their sum and nothing else.
+    The caller has checked policy, agreement and count. ``share`` is fresh from a resend or a
+    fresh truncation, so that the three summands tell their sum and nothing else.
     """
     return output_part(share)
 
