@@ -241,7 +241,7 @@ class Batches:
             finally:
                 self._close_acceptances(run.batch, generation)
             if batch:
-                for _ in range(_TURNS if self._index == 0 else 0):
+                for _ in range(_TURNS if alone and self._index == 0 else 0):
                     await asyncio.sleep(0)  # the disk would hold up the announcement to the peers
                 self._check(generation)
                 self._count(batch)
