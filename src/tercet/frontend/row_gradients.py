@@ -1,0 +1,283 @@
+"""Each row's gradient by one layer: its squared norm, and the sum of the clipped ones.
+
+The gradient of a row is the sum over T places of outer products q_t d_t (``private_layers``).
+There are two ways to its squared norm, both on the integers that the clipped sum is made of:
+
+* **Places**: n = sum over pairs of places of (q_t q_u + b^2) (d_t d_u), b being the bias's
+  factor, and the clipped sum is that of q_t (c d_t) (Goodfellow 2015 for T = 1; Bu, Mao and Xu,
+  "Scalable and Efficient Training of Large Convolutional Neural Networks with Differential
+  Privacy", NeurIPS 2022). No gradient of a row is ever computed. Roundings of n are made up for,
+  upwards; that of c d is bounded by ``reach``.
+* **Weights**: the gradient itself, rounded once; n is the squared norm of what came out, and the
+  clipped sum that of c times it.
+
+The first takes 2 T^2 numbers a row that somebody has to round, the second one for each weight: the
+smaller one is taken. For a dense layer, where T = 1, and for the late layers of a network that is
+the first, for early convolutions of few channels the second.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tercet.errors import UnsupportedOperation
+from tercet.frontend.differentiable import kernel_axes
+from tercet.frontend.lowering import Lowering
+from tercet.frontend.private_layers import PrivateLayer
+from tercet.frontend.step import StepLowering
+from tercet.frontend.values import Secret, public
+from tercet.program.checks import MAX_ELEMENTS
+from tercet.program.private import GRID
+from tercet.program.program import Attribute
+
+#: Fractional bits of inputs, of cotangents (in units of 2^p, the unit of clipping), of c.
+INPUT_SCALE, COTANGENT_SCALE, FACTOR_SCALE = 16, 18, 23
+#: Fractional bits of c d for an input of ``INPUT_SCALE``, and of a row's gradient.
+_CLIPPED, _GRADIENT = GRID - INPUT_SCALE, GRID - FACTOR_SCALE
+#: Fractional bits of products of two q, of products of two d, hence of a squared norm.
+_INPUTS, _COTANGENTS = 10, 24
+SQUARE_SCALE = 2 * _GRADIENT
+assert SQUARE_SCALE == _INPUTS + _COTANGENTS
+#: Rounding c d moves a row's gradient by 2^-24 root of r at most; r 2^-19 counts beside n.
+REACH, REACH_SCALE = 19, 26
+#: The mean over a pool is one but for powers of 2 up to this: b^2 then has ``_INPUTS`` bits.
+_MOST_HALVINGS = _INPUTS // 2
+
+
+def halvings(layer: PrivateLayer) -> int:
+    """Return k such that 2^-k of the sum over a pool's window is about its mean.
+
+    The cotangents of a layer are those of 2^-k of its outputs' sums: they keep k more bits.
+    """
+    pooled = 1 if layer.places is None else layer.places.pooled
+    return min(pooled.bit_length() - 1, _MOST_HALVINGS)
+
+
+@dataclass(frozen=True)
+class Operands:
+    """q and d of a layer: (rows, groups, T, numbers of a group), as shares.
+
+    Attributes:
+        low: the lowering.
+        layer: the layer.
+        q: with ``INPUT_SCALE`` + k bits, see ``halvings``.
+        d: with ``COTANGENT_SCALE`` bits.
+    """
+
+    low: StepLowering
+    layer: PrivateLayer
+    q: Secret
+    d: Secret
+
+    @property
+    def bias(self) -> tuple[int, int]:
+        """(numerator, bits) of b, exactly."""
+        places = self.layer.places
+        return (1 if places is None else places.pooled), halvings(self.layer)
+
+    @classmethod
+    def of(cls, low: StepLowering, layer: PrivateLayer, x: Secret, d: Secret) -> Operands:
+        """Return them for a layer's input and the cotangents of its outputs, channels last."""
+        rows, *space, outputs = layer.shape
+        groups, count = layer.groups, math.prod(space)
+        d = low.reshape(d, (rows, count, groups, outputs // groups))
+        q = x
+        if layer.places is not None:
+            taps = math.prod(layer.places.taps) * layer.places.channels
+            if rows * count * taps > MAX_ELEMENTS:
+                raise UnsupportedOperation(
+                    f"{low.place()}: clipping lays out {rows * count * taps} numbers a step, more "
+                    f"than {MAX_ELEMENTS}",
+                    "Use a smaller batch, or a larger stride or pool in this layer",
+                )
+            q = low.relabel(_patches(low, layer, x), halvings(layer))
+        q = low.reshape(q, (rows, count, groups, math.prod(q.shape[1:]) // (count * groups)))
+        return cls(low, layer, low.transpose(q, (0, 2, 1, 3)), low.transpose(d, (0, 2, 1, 3)))
+
+    def by_places(self) -> bool:
+        """Whether the norm takes fewer numbers by pairs of places than by weights."""
+        groups, count = self.q.shape[1:3]
+        weights = groups * self.q.shape[3] * self.d.shape[3]
+        return count == 1 or 2 * groups * count**2 < weights
+
+    def kernel(self, total: Secret) -> Secret:
+        """Return a sum over rows of shape (groups, numbers, outputs) in the kernel's order."""
+        low, layer, groups = self.low, self.layer, self.layer.groups
+        if layer.places is None:
+            return low.reshape(total, total.shape[1:])
+        taps, width, outputs = layer.places.taps, layer.places.channels // groups, total.shape[2]
+        split = low.reshape(total, (groups, width, *taps, outputs))
+        window = tuple(range(2, 2 + len(taps)))
+        moved = low.transpose(split, (*window, 1, 0, 2 + len(taps)))
+        whole = low.reshape(moved, (*taps, width, groups * outputs))
+        axes = kernel_axes(layer.product)
+        return low.transpose(whole, tuple(axes.index(a) for a in range(len(axes))))
+
+
+def _patches(low: StepLowering, layer: PrivateLayer, x: Secret) -> Secret:
+    """Return what is under the window of each place, (rows, *space, channels taps)."""
+    assert layer.places is not None
+    how, kernel = layer.places.whole, low.register(public(layer.places.kernel()), scale=0)
+    before, after = zip(*how.padding, strict=True)
+    return low.emit(
+        "conv",
+        x.handle,
+        kernel,
+        strides=how.strides,
+        low=before,
+        high=after,
+        input_dilation=(1,) * len(before),
+        kernel_dilation=how.spread,
+        groups=how.groups,
+    )
+
+
+class RowGradients(ABC):
+    """The gradients of all rows by one layer.
+
+    Attributes:
+        square: what is at least the squared norm of each row's gradient, with ``SQUARE_SCALE``
+            bits, (rows,).
+        reach: r 2^-``REACH`` of each row with ``REACH_SCALE`` bits, (rows,); ``None`` for 0.
+    """
+
+    square: Secret
+    reach: Secret | None
+
+    @abstractmethod
+    def sums(self, factor: Secret, present: Secret) -> tuple[Secret, Secret]:
+        """Return the clipped sums by kernel and bias with ``GRID`` bits.
+
+        Args:
+            factor: c of each row with ``FACTOR_SCALE`` bits, (rows, 1).
+            present: the public number 1 or 0 of each row, (rows, 1).
+        """
+
+
+def row_gradients(low: StepLowering, layer: PrivateLayer, x: Secret, d: Secret) -> RowGradients:
+    """Return the gradients of all rows by ``layer``, in the way that takes fewer numbers.
+
+    Args:
+        low: the lowering.
+        layer: the layer.
+        x: its input, channels last, with ``INPUT_SCALE`` bits.
+        d: the cotangents of 2^-``halvings`` of its outputs' sums, ``COTANGENT_SCALE`` bits.
+    """
+    given = Operands.of(low, layer, x, d)
+    return ByPlaces(given) if given.by_places() else ByWeights(given)
+
+
+class ByPlaces(RowGradients):
+    """Norms by pairs of places; sums of q (c d)."""
+
+    def __init__(self, given: Operands) -> None:
+        self.given = given
+        low, q, d = given.low, given.q, given.d
+        _, groups, count, _ = q.shape
+        numerator, bits = given.bias
+        more = (numerator**2 << _INPUTS) >> (2 * bits) if given.layer.bias is not None else 0
+        size = raised(low, _square(low, q), _INPUTS, more * groups * count)
+        square = raised(low, _square(low, d), _COTANGENTS)
+        outputs = count * d.shape[3] << (2 * bits)
+        spare = REACH - (REACH_SCALE - _INPUTS)
+        self.reach = low.emit(
+            "scale", size.handle, multiplier=-(-outputs >> spare), bits=REACH_SCALE - _INPUTS
+        )
+        if groups * count == 1:
+            self.square = low.emit("mul", size.handle, square.handle)
+            return
+        # Each product is less than a unit off; sums of |q_t q_u| and |d_t d_u| are at most
+        # ``count`` times those of |q_t|^2 and |d_t|^2.
+        pairs = low.to_scale(_gram(low, q), _INPUTS)
+        pairs = low.emit("add_const", pairs.handle, value=more) if more else pairs
+        changes = low.to_scale(_gram(low, d), _COTANGENTS)
+        products = low.emit("mul", pairs.handle, changes.handle)
+        total = low.emit("sum", products.handle, axes=(1, 2, 3))
+        for value, scale in ((square, _INPUTS), (size, _COTANGENTS)):
+            slack = low.emit("scale", value.handle, multiplier=count, bits=scale)
+            total = raw(low, "add", total.handle, slack.handle)
+        self.square = total
+
+    def sums(self, factor: Secret, present: Secret) -> tuple[Secret, Secret]:
+        """Return the sums of q_t (c d_t) and of b c d_t, c d_t rounded."""
+        low, q, d = self.given.low, self.given.q, self.given.d
+        numerator, bits = self.given.bias
+        rows, groups, count, width = q.shape
+        c, one = (low.reshape(v, (rows, 1, 1, 1)) for v in (factor, present))
+        shrunk = low.to_scale(low.emit("mul", d.handle, c.handle), _CLIPPED - bits)
+        # After the rounding: what is 0 may be rounded to 1.
+        clipped = low.emit("mul", shrunk.handle, one.handle)
+        left = low.reshape(low.transpose(q, (1, 3, 0, 2)), (groups, width, rows * count))
+        right = low.reshape(low.transpose(clipped, (1, 0, 2, 3)), (groups, rows * count, d.shape[3]))
+        kernel = low.emit("matmul", left.handle, right.handle)
+        total = low.emit("sum", clipped.handle, axes=(0, 2))
+        total = low.emit("scale", total.handle, multiplier=numerator, bits=bits)
+        total = low.emit("shift_left", total.handle, bits=GRID - _CLIPPED)
+        return self.given.kernel(kernel), low.reshape(total, (math.prod(total.shape),))
+
+
+class ByWeights(RowGradients):
+    """The gradient of each row, rounded; its norm; sums of c times it."""
+
+    reach = None
+
+    def __init__(self, given: Operands) -> None:
+        self.given = given
+        low, q, d = given.low, given.q, given.d
+        numerator, bits = given.bias
+        rows = q.shape[0]
+        turned = low.transpose(q, (0, 1, 3, 2))
+        self.gradients = [low.to_scale(low.emit("matmul", turned.handle, d.handle), _GRADIENT)]
+        if given.layer.bias is not None:
+            total = low.emit("sum", d.handle, axes=(2,))
+            total = low.emit("scale", total.handle, multiplier=numerator, bits=bits)
+            self.gradients.append(low.to_scale(total, _GRADIENT))
+        self.square = added(low, [_square(low, g) for g in self.gradients])
+        self.shape = self.gradients[0].shape[1:]
+        self.rows = rows
+
+    def sums(self, factor: Secret, present: Secret) -> tuple[Secret, Secret]:
+        """Return the sums of c times the gradients."""
+        low = self.given.low
+        c = low.emit("mul", factor.handle, present.handle)
+        turned = low.transpose(c, (1, 0))
+        totals = []
+        for gradient in self.gradients:
+            size = math.prod(gradient.shape[1:])
+            flat = low.reshape(gradient, (self.rows, size))
+            total = low.emit("matmul", turned.handle, flat.handle)
+            totals.append(low.reshape(total, (size,)))
+        return self.given.kernel(low.reshape(totals[0], self.shape)), totals[-1]
+
+
+def raw(low: StepLowering, op: str, *args: int, **attrs: Attribute) -> Secret:
+    """Append an instruction on its arguments as they are."""
+    return Lowering.emit(low, op, *args, **attrs)
+
+
+def added(low: StepLowering, values: Sequence[Secret]) -> Secret:
+    """Return the sum of values of one scale."""
+    total, *others = values
+    for other in others:
+        total = raw(low, "add", total.handle, other.handle)
+    return total
+
+
+def raised(low: StepLowering, x: Secret, scale: int, more: int = 0) -> Secret:
+    """Return ``x`` rounded to ``scale`` bits plus ``more`` units, a unit and more above exact."""
+    return low.emit("add_const", low.to_scale(x, scale).handle, value=2 + more)
+
+
+def _square(low: StepLowering, x: Secret) -> Secret:
+    """Return the squared norm of each row."""
+    axes = tuple(range(1, len(x.shape)))
+    return low.emit("sum", low.emit("mul", x.handle, x.handle).handle, axes=axes)
+
+
+def _gram(low: StepLowering, x: Secret) -> Secret:
+    """Return the products of all pairs of places, (rows, groups, T, T)."""
+    turned = low.transpose(x, (0, 1, 3, 2))
+    return low.emit("matmul", x.handle, turned.handle)

@@ -1,0 +1,208 @@
+"""Private steps of convolutions beside JAX's gradients of single rows, and what one row may do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tercet.program.private import GRID, PrivateSum
+from tercet.ring.fixed import encode
+from tercet.runtime.sampling import Poisson
+from tests.training.noisy import exact_sums, moved, norm, silence, squared_norm, step
+from tests.training.steps import SEED
+
+ROWS, BATCH, SIZE, CLASSES = 16, 6, 12, 3
+Layers = Callable[[Any], list[Any]]
+
+#: Shape of a row, layers, and by which way each layer with weights takes its norms.
+MODELS: dict[str, tuple[tuple[int, ...], str, Layers]] = {
+    "small": (
+        (12, 12, 1),
+        "weights places places",
+        lambda k: [
+            k.Conv2D(4, 3), k.AveragePooling2D(2), k.ReLU(),
+            k.Conv2D(6, 3), k.AveragePooling2D(2), k.ReLU(), k.Flatten(),
+        ],
+    ),
+    "places": (
+        (7, 7, 5),
+        "places places",
+        lambda k: [k.Conv2D(16, 3), k.AveragePooling2D(2), k.ReLU(), k.Flatten()],
+    ),
+    "pools": (
+        (9, 9, 2),
+        "weights weights places",
+        lambda k: [
+            k.Conv2D(3, 3, padding="same"), k.AveragePooling2D(3), k.ReLU(),
+            k.Conv2D(4, 2, use_bias=False), k.GlobalAveragePooling2D(),
+        ],
+    ),
+    "walks": (
+        (9, 9, 1),
+        "weights weights places",
+        lambda k: [
+            k.Conv2D(3, 3, strides=2, padding="same", activation="relu"), k.MaxPooling2D(2),
+            k.Conv2D(3, 2, dilation_rate=1, padding="same"), k.AveragePooling2D(2, padding="same"),
+            k.Flatten(),
+        ],
+    ),
+    "groups": (
+        (6, 6, 4),
+        "weights weights weights places",
+        lambda k: [
+            k.Conv2D(6, 3, groups=2, dilation_rate=2), k.ReLU(),
+            k.SeparableConv2D(5, 2, depth_multiplier=2), k.ReLU(), k.Flatten(),
+        ],
+    ),
+    "grouped places": (
+        (3, 3, 16),
+        "places places",
+        lambda k: [k.Conv2D(16, 2, groups=2), k.AveragePooling2D(2), k.ReLU(), k.Flatten()],
+    ),
+    "series": (
+        (14, 3),
+        "weights weights places",
+        lambda k: [
+            k.Conv1D(4, 5, padding="causal", activation="tanh"), k.AveragePooling1D(2),
+            k.DepthwiseConv1D(3, strides=2), k.ReLU(), k.Flatten(),
+        ],
+    ),
+}  # fmt: skip
+
+
+def model(name: str) -> Any:
+    import keras
+
+    keras.utils.set_random_seed(3)
+    shape, _, layers = MODELS[name]
+    made = keras.Sequential(
+        [keras.Input(shape), *layers(keras.layers), keras.layers.Dense(CLASSES)], name="small"
+    )
+    rng = np.random.default_rng(1)
+    for variable in made.trainable_variables:  # biases too
+        change = 0.1 * rng.normal(size=variable.shape)
+        variable.assign(np.round((np.asarray(variable.value) + change) * 2**14) / 2**14)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    made.compile(keras.optimizers.SGD(0.5), loss)
+    return made
+
+
+def data(name: str) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(5)
+    x = np.round(rng.normal(size=(ROWS, *MODELS[name][0])) * 2**8) / 2**8
+    x[::3] *= 2**-4
+    return x, np.eye(CLASSES)[rng.integers(0, CLASSES, ROWS)]
+
+
+def traced(made: Any, clip: float, rows: int = ROWS) -> Any:
+    from tercet.frontend.training import trace_training
+
+    privacy = PrivateSum(clip, 1.0, rows, min(BATCH, rows))
+    return trace_training(made, min(SIZE, rows), 10, privacy=privacy)
+
+
+def oracle(made: Any, x: np.ndarray, y: np.ndarray, clip: float) -> tuple[list[Any], np.ndarray]:
+    """The sum of clipped gradients, and the norms before, from JAX's gradient of each row."""
+    import jax
+
+    def loss(weights: Any, x: Any, y: Any) -> Any:
+        others = [v.value for v in made.non_trainable_variables]
+        z, _ = made.stateless_call(weights, others, x[None])
+        return -(jax.nn.log_softmax(z[0]) * y).sum()
+
+    weights = [v.value for v in made.trainable_variables]
+    rows = jax.vmap(jax.grad(loss), (None, 0, 0))(
+        weights, x.astype(np.float32), y.astype(np.float32)
+    )
+    rows = [np.asarray(g, float) for g in rows]
+    norms = np.sqrt(sum((g.reshape(len(x), -1) ** 2).sum(1) for g in rows))
+    factors = np.minimum(1.0, clip / norms)
+    return [np.tensordot(factors, g, 1) for g in rows], norms
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_which_way_a_layer_goes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tercet.frontend import private
+
+    taken = []
+    original = private.row_gradients
+    monkeypatch.setattr(
+        private, "row_gradients", lambda *a: taken.append(original(*a)) or taken[-1]
+    )
+    traced(model(name), 1.0)
+    ways = {"ByWeights": "weights", "ByPlaces": "places"}
+    assert " ".join(ways[type(t).__name__] for t in taken) == MODELS[name][1]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("name", list(MODELS))
+def test_clipped_sums(name: str, shared: bool) -> None:
+    made = model(name)
+    x, y = data(name)
+    privacy = PrivateSum(1.0, 1.0, ROWS, BATCH)
+    rows = Poisson(SEED, privacy, SIZE).sampled(0)
+    _, norms = oracle(made, x, y, 1.0)
+    clip = float(np.median(norms[rows]))
+    found = traced(made, clip)
+    privacy = found.training.privacy
+    target = privacy.target * 2.0 ** (privacy.exponent - 7)
+    wanted, norms = oracle(made, x[rows], y[rows], target)
+    assert norms.min() < target < norms.max()
+    total = moved(found, step(found, x, y, silence(found), shared))
+    error = norm([a - b for a, b in zip(total, wanted, strict=True)])
+    assert error < 1e-3 * clip * len(rows) + 1e-4
+    if not shared:
+        given = {"x": encode(x[:SIZE], 16), "y": encode(y[:SIZE], 16)}
+        whole, _ = oracle(made, x[:SIZE], y[:SIZE], target)
+        exact = [s / 2.0 ** (GRID - privacy.exponent) for s in exact_sums(found, given, False)]
+        error = norm([a - b for a, b in zip(exact, whole, strict=True)])
+        assert error < 1e-3 * clip * SIZE
+
+
+_ONE: dict[str, tuple[Any, Any]] = {}
+
+
+def _one(name: str) -> tuple[Any, Any]:
+    if name not in _ONE:
+        made = model(name)
+        _ONE[name] = made, traced(made, 0.7, rows=1)
+    return _ONE[name]
+
+
+def _bound(found: Any) -> int:
+    """C squared, in squared units of the grid, rounded down."""
+    privacy = found.training.privacy
+    clip = Fraction(privacy.clip_norm) / Fraction(2) ** privacy.exponent * 2**GRID
+    return math.floor(clip * clip)
+
+
+@pytest.mark.parametrize("name", ["small", "places", "pools", "groups", "grouped places"])
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 2**20),
+    size=st.floats(-6, 7),
+    gain=st.floats(-3, 2),
+    label=st.floats(-2, 7),
+    alike=st.booleans(),
+    shared=st.sampled_from([False, False, True]),
+)
+def test_no_row_moves_the_sum_by_more_than_the_norm(
+    name: str, seed: int, size: float, gain: float, label: float, alike: bool, shared: bool
+) -> None:
+    """Whatever its size, labels and weights: an exact bound on integers."""
+    _, found = _one(name)
+    rng = np.random.default_rng(seed)
+    shape = MODELS[name][0]
+    x = np.ones(shape) if alike else rng.normal(size=shape)
+    y = rng.normal(size=CLASSES) * 2.0**label
+    state = {n: found.arrays[n] * 2.0**gain for n in found.variables.values()}
+    rows = {"x": encode(x[None] * 2.0**size, 16), "y": encode(y[None], 16)}
+    rows |= {n: encode(a, 24) for n, a in state.items()}
+    assert squared_norm(exact_sums(found, rows, shared)) <= _bound(found)
