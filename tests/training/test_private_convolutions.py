@@ -38,7 +38,7 @@ MODELS: dict[str, tuple[tuple[int, ...], str, Layers]] = {
     ),
     "pools": (
         (9, 9, 2),
-        "weights weights places",
+        "weights places places",
         lambda k: [
             k.Conv2D(3, 3, padding="same"), k.AveragePooling2D(3), k.ReLU(),
             k.Conv2D(4, 2, use_bias=False), k.GlobalAveragePooling2D(),
@@ -46,7 +46,7 @@ MODELS: dict[str, tuple[tuple[int, ...], str, Layers]] = {
     ),
     "walks": (
         (9, 9, 1),
-        "weights weights places",
+        "weights places places",
         lambda k: [
             k.Conv2D(3, 3, strides=2, padding="same", activation="relu"), k.MaxPooling2D(2),
             k.Conv2D(3, 2, dilation_rate=1, padding="same"), k.AveragePooling2D(2, padding="same"),
@@ -54,7 +54,7 @@ MODELS: dict[str, tuple[tuple[int, ...], str, Layers]] = {
         ],
     ),
     "groups": (
-        (6, 6, 4),
+        (8, 8, 4),
         "weights weights weights places",
         lambda k: [
             k.Conv2D(6, 3, groups=2, dilation_rate=2), k.ReLU(),

@@ -28,6 +28,7 @@ from tercet.frontend.row_gradients import (
     COTANGENT_SCALE,
     FACTOR_SCALE,
     INPUT_SCALE,
+    Counted,
     RowGradients,
     added,
     halvings,
@@ -35,6 +36,7 @@ from tercet.frontend.row_gradients import (
     raw,
     row_gradients,
 )
+from tercet.frontend.row_limits import bounded, small_enough
 from tercet.frontend.step import StepLowering, lower_graph
 from tercet.frontend.values import Secret, Value
 from tercet.program.checks import RANGE_BITS
@@ -118,20 +120,22 @@ class PrivateStep:
         layers = private_layers(self.forward, self.names)
         graph = self._graph(layers, [v.shape for v in variables], x.shape, y.shape)
         results = lower_graph(low, graph, [*variables, x, y])
-        found = []
+        inputs, cotangents, found = list[Secret](), list[Secret](), list[RowGradients]()
         for n, layer in enumerate(layers):
             low.source = layer.product.source
-            a = low.to_scale(low.share(results[n]), INPUT_SCALE)
-            d = low.to_scale(low.share(results[len(layers) + n]), _TRACED)
-            d = low.relabel(d, COTANGENT_SCALE - _TRACED)
-            found.append(row_gradients(low, layer, a, d))
+            inputs.append(bounded(low, low.share(results[n]), INPUT_SCALE))
+            d = bounded(low, low.share(results[len(layers) + n]), _TRACED)
+            cotangents.append(low.relabel(d, COTANGENT_SCALE - _TRACED))
+            found.append(row_gradients(low, layer, inputs[n], cotangents[n]))
         low.source = "clipping"
-        factor = self._factors(low, found)
+        small = small_enough(low, layers, inputs, cotangents, [x.coarse for x in found])
+        factor, fits = self._factors(low, found, small)
         present = low.step_input(StepInput("present", Kind.PRESENT), (self.rows, 1), 0)
+        counted = Counted(present, low.number(fits))
         totals: dict[int, Secret] = {}
         for layer, rows in zip(layers, found, strict=True):
             low.source = layer.product.source
-            kernel, bias = rows.sums(factor, present)
+            kernel, bias = rows.sums(factor, counted)
             totals[layer.kernel] = low.reshape(kernel, variables[layer.kernel].shape)
             if layer.bias is not None:
                 totals[layer.bias] = bias
@@ -166,8 +170,10 @@ class PrivateStep:
         avals = [jax.ShapeDtypeStruct(s, np.float32) for s in (*shapes, *data)]
         return drop_dead(flatten(jax.make_jaxpr(step)(*avals)))
 
-    def _factors(self, low: StepLowering, layers: Sequence[RowGradients]) -> Secret:
-        """Return min(1, target / norm) of each row, 0 beyond the limit: (rows, 1)."""
+    def _factors(
+        self, low: StepLowering, layers: Sequence[RowGradients], small: Secret
+    ) -> tuple[Secret, Secret]:
+        """Return min(1, target / norm) of each row, 0 beyond limits, and which rows are within."""
         n = raised(low, added(low, [layer.square for layer in layers]), _SQUARE)
         n = low.reshape(n, (self.rows, 1))
         reaches = [low.reshape(r, n.shape) for r in (x.reach for x in layers) if r is not None]
@@ -175,15 +181,15 @@ class PrivateStep:
         both = added(low, [n, *reaches])
         below = low.emit("add_const", both.handle, value=-(LIMIT**2 << _SQUARE))
         fits = raw(low, "negative", below.handle, shift=0, bits=RANGE_BITS)
+        fits = raw(low, "bit_and", fits.handle, small.handle)
         edge = self.privacy.target**2 << (_SQUARE - 2 * TARGET_BITS)
         beyond = low.emit("add_const", n.handle, value=-edge)
         excess = raw(low, "relu", beyond.handle, shift=0, bits=RANGE_BITS)
         larger = low.emit("add_const", excess.handle, value=edge)
         inverse = raw(low, "rsqrt", larger.handle, scale=_ROOT, bits=RANGE_BITS)
         factor = low.emit("scale", inverse.handle, multiplier=self.privacy.target, bits=TARGET_BITS)
-        return raw(
-            low, "gate", fits.handle, factor.handle, shift=_ROOT + TARGET_BITS - FACTOR_SCALE
-        )
+        excess_bits = _ROOT + TARGET_BITS - FACTOR_SCALE
+        return raw(low, "gate", fits.handle, factor.handle, shift=excess_bits), fits
 
     def _noisy(self, low: StepLowering, total: Secret, name: str) -> Secret:
         """Return the sum with noise, decoded: times 2^p, at the scale for an optimizer."""

@@ -45,6 +45,8 @@ assert SQUARE_SCALE == _INPUTS + _COTANGENTS
 REACH, REACH_SCALE = 19, 26
 #: The mean over a pool is one but for powers of 2 up to this: b^2 then has ``_INPUTS`` bits.
 _MOST_HALVINGS = _INPUTS // 2
+#: Fractional bits of the product of |q|^2 and |d|^2 that is taken first: it never wraps.
+COARSE_SCALE = 6
 
 
 def halvings(layer: PrivateLayer) -> int:
@@ -97,6 +99,19 @@ class Operands:
         q = low.reshape(q, (rows, count, groups, math.prod(q.shape[1:]) // (count * groups)))
         return cls(low, layer, low.transpose(q, (0, 2, 1, 3)), low.transpose(d, (0, 2, 1, 3)))
 
+    @property
+    def entries(self) -> int:
+        """b^2 of all pairs of a place with itself, with ``_INPUTS`` bits."""
+        numerator, bits = self.bias
+        square = (numerator**2 << _INPUTS) >> (2 * bits) if self.layer.bias is not None else 0
+        return square * math.prod(self.q.shape[1:3])
+
+    def coarse(self) -> Secret:
+        """Return what is at least (|q|^2 + b^2) |d|^2 of each row with ``COARSE_SCALE`` bits."""
+        size = raised(self.low, square(self.low, self.q), 0, -(-self.entries >> _INPUTS))
+        other = raised(self.low, square(self.low, self.d), COARSE_SCALE)
+        return self.low.emit("mul", size.handle, other.handle)
+
     def by_places(self) -> bool:
         """Whether the norm takes fewer numbers by pairs of places than by weights."""
         groups, count = self.q.shape[1:3]
@@ -142,19 +157,44 @@ class RowGradients(ABC):
         square: what is at least the squared norm of each row's gradient, with ``SQUARE_SCALE``
             bits, (rows,).
         reach: r 2^-``REACH`` of each row with ``REACH_SCALE`` bits, (rows,); ``None`` for 0.
+        coarse: what is at least ``square`` but for roundings, with ``COARSE_SCALE`` bits.
     """
 
     square: Secret
     reach: Secret | None
+    coarse: Secret
 
     @abstractmethod
-    def sums(self, factor: Secret, present: Secret) -> tuple[Secret, Secret]:
+    def sums(self, factor: Secret, counted: Counted) -> tuple[Secret, Secret]:
         """Return the clipped sums by kernel and bias with ``GRID`` bits.
 
         Args:
-            factor: c of each row with ``FACTOR_SCALE`` bits, (rows, 1).
-            present: the public number 1 or 0 of each row, (rows, 1).
+            factor: c of each row with ``FACTOR_SCALE`` bits, (rows, 1), exactly 0 if it is out.
+            counted: which rows count.
         """
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Which rows count.
+
+    Attributes:
+        present: the public number 1 or 0 of each row, (rows, 1).
+        within: a share of 1 for each row within the limits, else of 0, (rows, 1).
+    """
+
+    present: Secret
+    within: Secret
+
+    def bits(self, low: StepLowering, shape: tuple[int, ...]) -> Secret:
+        """Return ``within`` as a bit for each number of ``shape``, rows first."""
+        scale = low.scale_of(self.within)
+        minus = low.emit("neg", self.within.handle)
+        sign = low.emit("add_const", minus.handle, value=1 << (scale - 1))
+        sign = low.reshape(sign, (shape[0], *(1 for _ in shape[1:])))
+        spread = low.broadcast(sign, shape)
+        # Plus or minus 32, or one below.
+        return raw(low, "negative", spread.handle, shift=scale - 6, bits=8)
 
 
 def row_gradients(low: StepLowering, layer: PrivateLayer, x: Secret, d: Secret) -> RowGradients:
@@ -174,44 +214,46 @@ class ByPlaces(RowGradients):
     """Norms by pairs of places; sums of q (c d)."""
 
     def __init__(self, given: Operands) -> None:
-        self.given = given
+        self.given, self.coarse = given, given.coarse()
         low, q, d = given.low, given.q, given.d
         _, groups, count, _ = q.shape
-        numerator, bits = given.bias
-        more = (numerator**2 << _INPUTS) >> (2 * bits) if given.layer.bias is not None else 0
-        size = raised(low, _square(low, q), _INPUTS, more * groups * count)
-        square = raised(low, _square(low, d), _COTANGENTS)
-        outputs = count * d.shape[3] << (2 * bits)
+        size = raised(low, square(low, q), _INPUTS, given.entries)
+        changes = raised(low, square(low, d), _COTANGENTS)
+        outputs = count * d.shape[3] << (2 * given.bias[1])
         spare = REACH - (REACH_SCALE - _INPUTS)
         self.reach = low.emit(
             "scale", size.handle, multiplier=-(-outputs >> spare), bits=REACH_SCALE - _INPUTS
         )
         if groups * count == 1:
-            self.square = low.emit("mul", size.handle, square.handle)
+            self.square = low.emit("mul", size.handle, changes.handle)
             return
         # Each product is less than a unit off; sums of |q_t q_u| and |d_t d_u| are at most
         # ``count`` times those of |q_t|^2 and |d_t|^2.
+        more = given.entries // (groups * count)
         pairs = low.to_scale(_gram(low, q), _INPUTS)
         pairs = low.emit("add_const", pairs.handle, value=more) if more else pairs
-        changes = low.to_scale(_gram(low, d), _COTANGENTS)
-        products = low.emit("mul", pairs.handle, changes.handle)
+        products = low.emit("mul", pairs.handle, low.to_scale(_gram(low, d), _COTANGENTS).handle)
         total = low.emit("sum", products.handle, axes=(1, 2, 3))
-        for value, scale in ((square, _INPUTS), (size, _COTANGENTS)):
+        for value, scale in ((changes, _INPUTS), (size, _COTANGENTS)):
             slack = low.emit("scale", value.handle, multiplier=count, bits=scale)
             total = raw(low, "add", total.handle, slack.handle)
         self.square = total
 
-    def sums(self, factor: Secret, present: Secret) -> tuple[Secret, Secret]:
+    def sums(self, factor: Secret, counted: Counted) -> tuple[Secret, Secret]:
         """Return the sums of q_t (c d_t) and of b c d_t, c d_t rounded."""
         low, q, d = self.given.low, self.given.q, self.given.d
         numerator, bits = self.given.bias
         rows, groups, count, width = q.shape
-        c, one = (low.reshape(v, (rows, 1, 1, 1)) for v in (factor, present))
-        shrunk = low.to_scale(low.emit("mul", d.handle, c.handle), _CLIPPED - bits)
-        # After the rounding: what is 0 may be rounded to 1.
+        c, one = (low.reshape(v, (rows, 1, 1, 1)) for v in (factor, counted.present))
+        product = low.emit("mul", d.handle, c.handle)
+        # Gates, and what pads after the rounding: 0 may be rounded to 1.
+        shift = low.scale_of(product) - (_CLIPPED - bits)
+        within = counted.bits(low, product.shape)
+        shrunk = raw(low, "gate", within.handle, product.handle, shift=shift)
         clipped = low.emit("mul", shrunk.handle, one.handle)
         left = low.reshape(low.transpose(q, (1, 3, 0, 2)), (groups, width, rows * count))
-        right = low.reshape(low.transpose(clipped, (1, 0, 2, 3)), (groups, rows * count, d.shape[3]))
+        right = low.transpose(clipped, (1, 0, 2, 3))
+        right = low.reshape(right, (groups, rows * count, d.shape[3]))
         kernel = low.emit("matmul", left.handle, right.handle)
         total = low.emit("sum", clipped.handle, axes=(0, 2))
         total = low.emit("scale", total.handle, multiplier=numerator, bits=bits)
@@ -225,7 +267,7 @@ class ByWeights(RowGradients):
     reach = None
 
     def __init__(self, given: Operands) -> None:
-        self.given = given
+        self.given, self.coarse = given, given.coarse()
         low, q, d = given.low, given.q, given.d
         numerator, bits = given.bias
         rows = q.shape[0]
@@ -235,14 +277,14 @@ class ByWeights(RowGradients):
             total = low.emit("sum", d.handle, axes=(2,))
             total = low.emit("scale", total.handle, multiplier=numerator, bits=bits)
             self.gradients.append(low.to_scale(total, _GRADIENT))
-        self.square = added(low, [_square(low, g) for g in self.gradients])
+        self.square = added(low, [square(low, g) for g in self.gradients])
         self.shape = self.gradients[0].shape[1:]
         self.rows = rows
 
-    def sums(self, factor: Secret, present: Secret) -> tuple[Secret, Secret]:
+    def sums(self, factor: Secret, counted: Counted) -> tuple[Secret, Secret]:
         """Return the sums of c times the gradients."""
         low = self.given.low
-        c = low.emit("mul", factor.handle, present.handle)
+        c = low.emit("mul", factor.handle, counted.present.handle)
         turned = low.transpose(c, (1, 0))
         totals = []
         for gradient in self.gradients:
@@ -271,7 +313,7 @@ def raised(low: StepLowering, x: Secret, scale: int, more: int = 0) -> Secret:
     return low.emit("add_const", low.to_scale(x, scale).handle, value=2 + more)
 
 
-def _square(low: StepLowering, x: Secret) -> Secret:
+def square(low: StepLowering, x: Secret) -> Secret:
     """Return the squared norm of each row."""
     axes = tuple(range(1, len(x.shape)))
     return low.emit("sum", low.emit("mul", x.handle, x.handle).handle, axes=axes)
