@@ -32,6 +32,7 @@ from tercet.frontend.row_gradients import (
     RowGradients,
     added,
     halvings,
+    indicator,
     raised,
     raw,
     row_gradients,
@@ -131,7 +132,7 @@ class PrivateStep:
         small = small_enough(low, layers, inputs, cotangents, [x.coarse for x in found])
         factor, fits = self._factors(low, found, small)
         present = low.step_input(StepInput("present", Kind.PRESENT), (self.rows, 1), 0)
-        counted = Counted(present, low.number(fits))
+        counted = Counted(present, indicator(low, fits))
         totals: dict[int, Secret] = {}
         for layer, rows in zip(layers, found, strict=True):
             low.source = layer.product.source
@@ -179,15 +180,15 @@ class PrivateStep:
         reaches = [low.reshape(r, n.shape) for r in (x.reach for x in layers) if r is not None]
         # Comparisons and root on all bits: what is clipped must not depend on a window.
         both = added(low, [n, *reaches])
-        below = low.emit("add_const", both.handle, value=-(LIMIT**2 << _SQUARE))
+        below = raw(low, "add_const", both.handle, value=-(LIMIT**2 << _SQUARE))
         fits = raw(low, "negative", below.handle, shift=0, bits=RANGE_BITS)
         fits = raw(low, "bit_and", fits.handle, small.handle)
         edge = self.privacy.target**2 << (_SQUARE - 2 * TARGET_BITS)
-        beyond = low.emit("add_const", n.handle, value=-edge)
+        beyond = raw(low, "add_const", n.handle, value=-edge)
         excess = raw(low, "relu", beyond.handle, shift=0, bits=RANGE_BITS)
-        larger = low.emit("add_const", excess.handle, value=edge)
+        larger = raw(low, "add_const", excess.handle, value=edge)
         inverse = raw(low, "rsqrt", larger.handle, scale=_ROOT, bits=RANGE_BITS)
-        factor = low.emit("scale", inverse.handle, multiplier=self.privacy.target, bits=TARGET_BITS)
+        factor = raw(low, "scale", inverse.handle, multiplier=self.privacy.target, bits=TARGET_BITS)
         excess_bits = _ROOT + TARGET_BITS - FACTOR_SCALE
         return raw(low, "gate", fits.handle, factor.handle, shift=excess_bits), fits
 

@@ -23,12 +23,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from tercet.errors import UnsupportedOperation
 from tercet.frontend.differentiable import kernel_axes
 from tercet.frontend.lowering import Lowering
 from tercet.frontend.private_layers import PrivateLayer
 from tercet.frontend.step import StepLowering
-from tercet.frontend.values import Secret, public
+from tercet.frontend.values import Secret, derive, public
 from tercet.program.checks import MAX_ELEMENTS
 from tercet.program.private import GRID
 from tercet.program.program import Attribute
@@ -110,7 +112,7 @@ class Operands:
         """Return what is at least (|q|^2 + b^2) |d|^2 of each row with ``COARSE_SCALE`` bits."""
         size = raised(self.low, square(self.low, self.q), 0, -(-self.entries >> _INPUTS))
         other = raised(self.low, square(self.low, self.d), COARSE_SCALE)
-        return self.low.emit("mul", size.handle, other.handle)
+        return raw(self.low, "mul", size.handle, other.handle)
 
     def by_places(self) -> bool:
         """Whether the norm takes fewer numbers by pairs of places than by weights."""
@@ -137,7 +139,8 @@ def _patches(low: StepLowering, layer: PrivateLayer, x: Secret) -> Secret:
     assert layer.places is not None
     how, kernel = layer.places.whole, low.register(public(layer.places.kernel()), scale=0)
     before, after = zip(*how.padding, strict=True)
-    return low.emit(
+    return raw(
+        low,
         "conv",
         x.handle,
         kernel,
@@ -189,8 +192,8 @@ class Counted:
     def bits(self, low: StepLowering, shape: tuple[int, ...]) -> Secret:
         """Return ``within`` as a bit for each number of ``shape``, rows first."""
         scale = low.scale_of(self.within)
-        minus = low.emit("neg", self.within.handle)
-        sign = low.emit("add_const", minus.handle, value=1 << (scale - 1))
+        minus = raw(low, "neg", self.within.handle)
+        sign = raw(low, "add_const", minus.handle, value=1 << (scale - 1))
         sign = low.reshape(sign, (shape[0], *(1 for _ in shape[1:])))
         spread = low.broadcast(sign, shape)
         # Plus or minus 32, or one below.
@@ -221,21 +224,21 @@ class ByPlaces(RowGradients):
         changes = raised(low, square(low, d), _COTANGENTS)
         outputs = count * d.shape[3] << (2 * given.bias[1])
         spare = REACH - (REACH_SCALE - _INPUTS)
-        self.reach = low.emit(
-            "scale", size.handle, multiplier=-(-outputs >> spare), bits=REACH_SCALE - _INPUTS
+        self.reach = raw(
+            low, "scale", size.handle, multiplier=-(-outputs >> spare), bits=REACH_SCALE - _INPUTS
         )
         if groups * count == 1:
-            self.square = low.emit("mul", size.handle, changes.handle)
+            self.square = raw(low, "mul", size.handle, changes.handle)
             return
         # Each product is less than a unit off; sums of |q_t q_u| and |d_t d_u| are at most
         # ``count`` times those of |q_t|^2 and |d_t|^2.
         more = given.entries // (groups * count)
         pairs = low.to_scale(_gram(low, q), _INPUTS)
-        pairs = low.emit("add_const", pairs.handle, value=more) if more else pairs
-        products = low.emit("mul", pairs.handle, low.to_scale(_gram(low, d), _COTANGENTS).handle)
-        total = low.emit("sum", products.handle, axes=(1, 2, 3))
+        pairs = raw(low, "add_const", pairs.handle, value=more) if more else pairs
+        products = raw(low, "mul", pairs.handle, low.to_scale(_gram(low, d), _COTANGENTS).handle)
+        total = raw(low, "sum", products.handle, axes=(1, 2, 3))
         for value, scale in ((changes, _INPUTS), (size, _COTANGENTS)):
-            slack = low.emit("scale", value.handle, multiplier=count, bits=scale)
+            slack = raw(low, "scale", value.handle, multiplier=count, bits=scale)
             total = raw(low, "add", total.handle, slack.handle)
         self.square = total
 
@@ -245,19 +248,19 @@ class ByPlaces(RowGradients):
         numerator, bits = self.given.bias
         rows, groups, count, width = q.shape
         c, one = (low.reshape(v, (rows, 1, 1, 1)) for v in (factor, counted.present))
-        product = low.emit("mul", d.handle, c.handle)
+        product = raw(low, "mul", d.handle, c.handle)
         # Gates, and what pads after the rounding: 0 may be rounded to 1.
         shift = low.scale_of(product) - (_CLIPPED - bits)
         within = counted.bits(low, product.shape)
         shrunk = raw(low, "gate", within.handle, product.handle, shift=shift)
-        clipped = low.emit("mul", shrunk.handle, one.handle)
+        clipped = raw(low, "mul", shrunk.handle, one.handle)
         left = low.reshape(low.transpose(q, (1, 3, 0, 2)), (groups, width, rows * count))
         right = low.transpose(clipped, (1, 0, 2, 3))
         right = low.reshape(right, (groups, rows * count, d.shape[3]))
-        kernel = low.emit("matmul", left.handle, right.handle)
-        total = low.emit("sum", clipped.handle, axes=(0, 2))
-        total = low.emit("scale", total.handle, multiplier=numerator, bits=bits)
-        total = low.emit("shift_left", total.handle, bits=GRID - _CLIPPED)
+        kernel = raw(low, "matmul", left.handle, right.handle)
+        total = raw(low, "sum", clipped.handle, axes=(0, 2))
+        total = raw(low, "scale", total.handle, multiplier=numerator, bits=bits)
+        total = raw(low, "shift_left", total.handle, bits=GRID - _CLIPPED)
         return self.given.kernel(kernel), low.reshape(total, (math.prod(total.shape),))
 
 
@@ -272,10 +275,10 @@ class ByWeights(RowGradients):
         numerator, bits = given.bias
         rows = q.shape[0]
         turned = low.transpose(q, (0, 1, 3, 2))
-        self.gradients = [low.to_scale(low.emit("matmul", turned.handle, d.handle), _GRADIENT)]
+        self.gradients = [low.to_scale(raw(low, "matmul", turned.handle, d.handle), _GRADIENT)]
         if given.layer.bias is not None:
-            total = low.emit("sum", d.handle, axes=(2,))
-            total = low.emit("scale", total.handle, multiplier=numerator, bits=bits)
+            total = raw(low, "sum", d.handle, axes=(2,))
+            total = raw(low, "scale", total.handle, multiplier=numerator, bits=bits)
             self.gradients.append(low.to_scale(total, _GRADIENT))
         self.square = added(low, [square(low, g) for g in self.gradients])
         self.shape = self.gradients[0].shape[1:]
@@ -284,13 +287,13 @@ class ByWeights(RowGradients):
     def sums(self, factor: Secret, counted: Counted) -> tuple[Secret, Secret]:
         """Return the sums of c times the gradients."""
         low = self.given.low
-        c = low.emit("mul", factor.handle, counted.present.handle)
+        c = raw(low, "mul", factor.handle, counted.present.handle)
         turned = low.transpose(c, (1, 0))
         totals = []
         for gradient in self.gradients:
             size = math.prod(gradient.shape[1:])
             flat = low.reshape(gradient, (self.rows, size))
-            total = low.emit("matmul", turned.handle, flat.handle)
+            total = raw(low, "matmul", turned.handle, flat.handle)
             totals.append(low.reshape(total, (size,)))
         return self.given.kernel(low.reshape(totals[0], self.shape)), totals[-1]
 
@@ -298,6 +301,12 @@ class ByWeights(RowGradients):
 def raw(low: StepLowering, op: str, *args: int, **attrs: Attribute) -> Secret:
     """Append an instruction on its arguments as they are."""
     return Lowering.emit(low, op, *args, **attrs)
+
+
+def indicator(low: StepLowering, bit: Secret) -> Secret:
+    """Return a share of exactly 1 where ``bit`` is set, of exactly 0 elsewhere."""
+    ones = low.share(derive("ones", np.ones((1,) * len(bit.shape)), bit.shape))
+    return raw(low, "gate", bit.handle, ones.handle, shift=0)
 
 
 def added(low: StepLowering, values: Sequence[Secret]) -> Secret:
@@ -310,16 +319,16 @@ def added(low: StepLowering, values: Sequence[Secret]) -> Secret:
 
 def raised(low: StepLowering, x: Secret, scale: int, more: int = 0) -> Secret:
     """Return ``x`` rounded to ``scale`` bits plus ``more`` units, a unit and more above exact."""
-    return low.emit("add_const", low.to_scale(x, scale).handle, value=2 + more)
+    return raw(low, "add_const", low.to_scale(x, scale).handle, value=2 + more)
 
 
 def square(low: StepLowering, x: Secret) -> Secret:
     """Return the squared norm of each row."""
     axes = tuple(range(1, len(x.shape)))
-    return low.emit("sum", low.emit("mul", x.handle, x.handle).handle, axes=axes)
+    return raw(low, "sum", raw(low, "mul", x.handle, x.handle).handle, axes=axes)
 
 
 def _gram(low: StepLowering, x: Secret) -> Secret:
     """Return the products of all pairs of places, (rows, groups, T, T)."""
     turned = low.transpose(x, (0, 1, 3, 2))
-    return low.emit("matmul", x.handle, turned.handle)
+    return raw(low, "matmul", x.handle, turned.handle)

@@ -25,7 +25,14 @@ from collections.abc import Sequence
 
 from tercet.errors import UnsupportedOperation
 from tercet.frontend.private_layers import PrivateLayer
-from tercet.frontend.row_gradients import COARSE_SCALE, COTANGENT_SCALE, INPUT_SCALE, added, raw
+from tercet.frontend.row_gradients import (
+    COARSE_SCALE,
+    COTANGENT_SCALE,
+    INPUT_SCALE,
+    added,
+    indicator,
+    raw,
+)
 from tercet.frontend.step import StepLowering
 from tercet.frontend.values import Secret
 from tercet.program.checks import RANGE_BITS
@@ -41,9 +48,13 @@ _COARSE = 26
 
 def bounded(low: StepLowering, x: Secret, scale: int) -> Secret:
     """Return ``x`` rounded to ``scale`` bits, below 2^(65 - ``_LEAST``) whatever ``x`` is."""
+    if x.handle >= 0 and low.scale_of(x) == scale:
+        made = low.builder.instruction(x.handle)
+        if made.op in ("round", "gate") and int(str(made.attrs["shift"])) >= _LEAST:
+            return x
     missing = _LEAST - (low.scale_of(x) - scale)
     if missing > 0:
-        x = low.emit("shift_left", x.handle, bits=missing)
+        x = raw(low, "shift_left", x.handle, bits=missing)
     return low.to_scale(x, scale)
 
 
@@ -82,7 +93,7 @@ def small_enough(
                 f"Layer {layer.product.source!r} sums up windows too large for clipping",
                 "Use a smaller kernel or a smaller pool",
             )
-        wider = low.emit("scale", a.handle, multiplier=times, bits=COTANGENT_SCALE - INPUT_SCALE)
+        wider = raw(low, "scale", a.handle, multiplier=times, bits=COTANGENT_SCALE - INPUT_SCALE)
         parts += [low.reshape(v, (rows, math.prod(v.shape[1:]))) for v in (wider, d)]
     width = sum(p.shape[1] for p in parts)
     if width * _PROJECTIONS > MAX_STEP_ELEMENTS:
@@ -91,20 +102,20 @@ def small_enough(
             f"can check ({MAX_STEP_ELEMENTS // _PROJECTIONS})",
             "Use a smaller model or larger pools",
         )
-    whole = low.emit("concat", *(p.handle for p in parts), axis=1)
+    whole = raw(low, "concat", *(p.handle for p in parts), axis=1)
     # Numbers 0 and 2: their sums are those with signs, and that of all.
     drawn = StepInput("projections", Kind.MASK, keep=0.5)
     twice = low.step_input(drawn, (width, _PROJECTIONS), 0)
-    alone = low.reshape(low.emit("sum", whole.handle, axes=(1,)), (rows, 1))
-    signed = low.emit("sub", low.emit("matmul", whole.handle, twice.handle).handle, alone.handle)
-    above = low.emit("add_const", signed.handle, value=1 << _BOUND)
-    minus = low.emit("neg", signed.handle)
-    below = low.emit("add_const", minus.handle, value=(1 << _BOUND) - 1)
-    sides = low.emit("concat", above.handle, below.handle, axis=1)
-    outside = low.number(raw(low, "negative", sides.handle, shift=0, bits=RANGE_BITS))
-    count = low.reshape(low.emit("sum", outside.handle, axes=(1,)), (rows, 1))
-    none = low.emit("add_const", count.handle, value=-(1 << (low.scale_of(count) - 1)))
+    alone = low.reshape(raw(low, "sum", whole.handle, axes=(1,)), (rows, 1))
+    signed = raw(low, "sub", raw(low, "matmul", whole.handle, twice.handle).handle, alone.handle)
+    above = raw(low, "add_const", signed.handle, value=1 << _BOUND)
+    minus = raw(low, "neg", signed.handle)
+    below = raw(low, "add_const", minus.handle, value=(1 << _BOUND) - 1)
+    sides = raw(low, "concat", above.handle, below.handle, axis=1)
+    outside = indicator(low, raw(low, "negative", sides.handle, shift=0, bits=RANGE_BITS))
+    count = low.reshape(raw(low, "sum", outside.handle, axes=(1,)), (rows, 1))
+    none = raw(low, "add_const", count.handle, value=-(1 << (low.scale_of(count) - 1)))
     product = low.reshape(added(low, coarse), (rows, 1))
-    few = low.emit("add_const", product.handle, value=-(1 << (_COARSE + COARSE_SCALE)))
+    few = raw(low, "add_const", product.handle, value=-(1 << (_COARSE + COARSE_SCALE)))
     bits = [raw(low, "negative", v.handle, shift=0, bits=RANGE_BITS) for v in (none, few)]
     return raw(low, "bit_and", *(b.handle for b in bits))
