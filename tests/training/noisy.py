@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from tercet.program.program import Role
-from tercet.program.training import Kind, Training
+from tercet.program.training import DATA_SCALE, Kind, Training
 from tercet.protocol.base import Share
 from tercet.protocol.plaintext import Plaintext
 from tercet.protocol.rounds import finish
@@ -29,7 +29,7 @@ def step(
     training: Training = found.training
     assert training.privacy is not None
     rows = Poisson(SEED, training.privacy, training.batch_size).rows(0)
-    given = {"x": encode(x[rows], 16), "y": encode(y[rows], 16)}
+    given = {"x": encode(x[rows], DATA_SCALE), "y": encode(y[rows], DATA_SCALE)}
     public = {**words(found, Role.PUBLIC), **step_values(training, 0, SEED)}
     state = words(found, Role.STATE)
     if not shared:

@@ -298,7 +298,7 @@ class ByWeights(RowGradients):
         return self.given.kernel(low.reshape(totals[0], self.shape)), totals[-1]
 
 
-def raw(low: StepLowering, op: str, *args: int, **attrs: Attribute) -> Secret:
+def raw(low: StepLowering, op: str, /, *args: int, **attrs: Attribute) -> Secret:
     """Append an instruction on its arguments as they are."""
     return Lowering.emit(low, op, *args, **attrs)
 
