@@ -76,6 +76,11 @@ MODELS: dict[str, tuple[tuple[int, ...], str, Layers]] = {
             k.DepthwiseConv1D(3, strides=2), k.ReLU(), k.Flatten(),
         ],
     ),
+    "dense": (
+        (9,),
+        "places places places",
+        lambda k: [k.Dense(20, activation="relu"), k.Dense(5, activation="tanh", use_bias=False)],
+    ),
 }  # fmt: skip
 
 
@@ -186,7 +191,7 @@ def _bound(found: Any) -> int:
     return math.floor(clip * clip)
 
 
-@pytest.mark.parametrize("name", ["small", "places", "pools", "groups", "grouped places"])
+@pytest.mark.parametrize("name", ["small", "places", "pools", "groups", "grouped places", "dense"])
 @settings(
     max_examples=20,
     deadline=None,
@@ -196,9 +201,9 @@ def _bound(found: Any) -> int:
 )
 @given(
     seed=st.integers(0, 2**20),
-    size=st.floats(-6, 46),
-    gain=st.floats(-3, 14),
-    label=st.floats(-2, 46),
+    size=st.one_of(st.floats(-6, 8), st.floats(-6, 46)),
+    gain=st.one_of(st.just(0.0), st.floats(-3, 14)),
+    label=st.one_of(st.floats(-2, 8), st.floats(-2, 46)),
     kind=st.sampled_from(["noise", "alike", "one", "ring"]),
     shared=st.sampled_from([False, False, False, True]),
 )
