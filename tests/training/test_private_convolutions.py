@@ -13,8 +13,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from tercet.frontend.row_limits import gain
 from tercet.program.private import GRID, PrivateSum
 from tercet.program.training import DATA_SCALE
+from tercet.ring import kernels
 from tercet.ring.fixed import encode
 from tercet.runtime.sampling import Poisson
 from tests.training.noisy import exact_sums, moved, norm, silence, squared_norm, step
@@ -171,6 +173,35 @@ def test_clipped_sums(name: str, shared: bool) -> None:
         exact = [s / 2.0 ** (GRID - privacy.exponent) for s in exact_sums(found, given, False)]
         error = norm([a - b for a, b in zip(exact, whole, strict=True)])
         assert error < 1e-3 * clip * SIZE
+
+
+@pytest.mark.parametrize("name", [n for n in MODELS if n != "dense"])
+def test_what_a_layer_sees_is_no_larger_than_is_reckoned(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The norm of q is below 2 gain times that of a; checked rows then have room in the ring."""
+    from tercet.frontend import private
+
+    seen: list[Any] = []
+    original = private.private_layers
+    monkeypatch.setattr(private, "private_layers", lambda *a: seen.extend(original(*a)) or seen)
+    traced(model(name), 1.0)
+    for layer in seen:
+        if layer.places is None:
+            continue
+        x, whole = layer.product.inputs[0], layer.places.whole
+        pixels = math.prod(x.shape[1:])
+        kernel = layer.places.kernel().astype(np.uint64)
+        q = kernels.conv(
+            np.eye(pixels, dtype=np.uint64).reshape(pixels, *x.shape[1:]),
+            kernel,
+            strides=whole.strides,
+            padding=whole.padding,
+            input_dilation=(1,) * len(whole.strides),
+            kernel_dilation=whole.spread,
+            groups=whole.groups,
+        )
+        assert np.linalg.norm(q.reshape(pixels, -1).astype(float), 2) < 2 * gain(layer)
 
 
 @cache

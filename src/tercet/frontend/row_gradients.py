@@ -43,8 +43,9 @@ _CLIPPED, _GRADIENT = GRID - INPUT_SCALE, GRID - FACTOR_SCALE
 _INPUTS, _COTANGENTS = 10, 24
 SQUARE_SCALE = 2 * _GRADIENT
 assert SQUARE_SCALE == _INPUTS + _COTANGENTS
-#: Rounding c d moves a row's gradient by 2^-24 root of r at most; r 2^-19 counts beside n.
-REACH, REACH_SCALE = 19, 26
+#: Rounding c d moves a row's gradient by 2^-24 root of r at most; r 2^-19 counts beside n. With r
+#: up to 2^20 times what is known of the inputs, neither that nor the sum over layers wraps.
+REACH, REACH_SCALE, _MOST_REACH = 19, 26, 20
 #: The mean over a pool is one but for powers of 2 up to this: b^2 then has ``_INPUTS`` bits.
 _MOST_HALVINGS = _INPUTS // 2
 #: Fractional bits of the product of |q|^2 and |d|^2 that is taken first: it never wraps.
@@ -118,7 +119,17 @@ class Operands:
         """Whether the norm takes fewer numbers by pairs of places than by weights."""
         groups, count = self.q.shape[1:3]
         weights = groups * self.q.shape[3] * self.d.shape[3]
-        return count == 1 or 2 * groups * count**2 < weights
+        fewer = groups * count == 1 or 2 * groups * count**2 < weights
+        return fewer and self.reach <= 1 << _MOST_REACH
+
+    @property
+    def reach(self) -> int:
+        """Return what |q|^2 + b^2 with ``_INPUTS`` bits is multiplied by for ``reach``, rounded up.
+
+        r = 4^k T outputs (|q|^2 + b^2): |c d| has an error below root of T outputs units.
+        """
+        outputs = math.prod(self.d.shape[2:]) << (2 * self.bias[1])
+        return -(-outputs >> (REACH - (REACH_SCALE - _INPUTS)))
 
     def kernel(self, total: Secret) -> Secret:
         """Return a sum over rows of shape (groups, numbers, outputs) in the kernel's order."""
@@ -222,16 +233,15 @@ class ByPlaces(RowGradients):
         _, groups, count, _ = q.shape
         size = raised(low, square(low, q), _INPUTS, given.entries)
         changes = raised(low, square(low, d), _COTANGENTS)
-        outputs = count * d.shape[3] << (2 * given.bias[1])
-        spare = REACH - (REACH_SCALE - _INPUTS)
         self.reach = raw(
-            low, "scale", size.handle, multiplier=-(-outputs >> spare), bits=REACH_SCALE - _INPUTS
+            low, "scale", size.handle, multiplier=given.reach, bits=REACH_SCALE - _INPUTS
         )
         if groups * count == 1:
             self.square = raw(low, "mul", size.handle, changes.handle)
             return
-        # Each product is less than a unit off; sums of |q_t q_u| and |d_t d_u| are at most
-        # ``count`` times those of |q_t|^2 and |d_t|^2.
+        # Each product is less than a unit off, hence that of two at most one factor times the other
+        # one's unit, and the product of units. Sums over pairs of |q_t q_u| and |d_t d_u| are at
+        # most ``count`` times those of |q_t|^2 and |d_t|^2.
         more = given.entries // (groups * count)
         pairs = low.to_scale(_gram(low, q), _INPUTS)
         pairs = raw(low, "add_const", pairs.handle, value=more) if more else pairs
@@ -240,7 +250,7 @@ class ByPlaces(RowGradients):
         for value, scale in ((changes, _INPUTS), (size, _COTANGENTS)):
             slack = raw(low, "scale", value.handle, multiplier=count, bits=scale)
             total = raw(low, "add", total.handle, slack.handle)
-        self.square = total
+        self.square = raw(low, "add_const", total.handle, value=groups * count**2)
 
     def sums(self, factor: Secret, counted: Counted) -> tuple[Secret, Secret]:
         """Return the sums of q_t (c d_t) and of b c d_t, c d_t rounded."""

@@ -11,11 +11,11 @@ checked before its norm is believed:
    probability 1/2 and more, since the two signs of v_i put it at places 2 |v_i| apart. Without one,
    sums do not wrap; one exceeds |v| / 4 with probability (15/16)^2 / 3 and more (Paley and Zygmund,
    with the fourth moment 3 |v|^4 of such a sum). So |v| >= 4 B passes with probability
-   0.707^80 < 2^-40 at most.
+   0.707^128 < 2^-64 at most.
 3. Within that, the product of |q|^2 and |d|^2 at few fractional bits does not wrap; below
    2^``_COARSE`` in all, neither does a norm that it bounds.
 
-Rows of honest size (|v| below B / 6) fail with a probability of 2e-7 at most.
+Rows of honest size (|v| below B / 6) fail with a probability of 4e-6 at most.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tercet.program.checks import RANGE_BITS
 from tercet.program.training import MAX_STEP_ELEMENTS, Kind, StepInput
 
 #: Sums with random signs, and the logarithm of what they must stay below.
-_PROJECTIONS, _BOUND = 80, 28
+_PROJECTIONS, _BOUND = 128, 28
 #: Fewest bits that are rounded off, and the largest factor of a layer's inputs that leaves room.
 _LEAST, _MOST_GAIN = 12, 64
 #: Logarithm of the limit of the sum of (|q|^2 + b^2) |d|^2.
@@ -59,13 +59,13 @@ def bounded(low: StepLowering, x: Secret, scale: int) -> Secret:
 
 
 def gain(layer: PrivateLayer) -> int:
-    """Return half of what |q| may be of |a|, rounded up: with |v| < 4 B, |q| is below 2^31."""
+    """Return more than half of what |q| may be of |a|: with |v| < 4 B, |q| is below 2^31."""
     if layer.places is None:
         return 1
     fold = layer.places.fold
     overlap = math.prod(-(-w // s) for w, s in zip(fold.window, fold.steps, strict=True))
     square = math.prod(layer.places.taps) * layer.places.pooled * overlap
-    return -(-(math.isqrt(square - 1) + 1) // 2)
+    return math.isqrt(square) // 2 + 1
 
 
 def small_enough(
