@@ -43,7 +43,8 @@ Steps: TypeAlias = Generator[Round, Received, T]
 
 def words(message: memoryview, *shape: int) -> NDArray[np.uint64]:
     """Return the message as an uint64 array of ``shape`` (a view)."""
-    return np.frombuffer(message, dtype=np.uint64).reshape(shape)
+    array = np.frombuffer(message, np.uint64)
+    return array if shape == array.shape else array.reshape(shape)
 
 
 def done(value: T) -> Steps[T]:
@@ -62,6 +63,14 @@ def together(*operations: Steps[T]) -> Steps[Sequence[T]]:
         except StopIteration as stop:
             results[number] = stop.value
     while running:
+        if len(running) == 1:  # nothing to merge any more
+            ((number, operation, part),) = running
+            try:
+                while True:
+                    part = operation.send((yield part))
+            except StopIteration as stop:
+                results[number] = stop.value
+            break
         merged = Round()
         for _, _, part in running:
             merged.to_next += part.to_next

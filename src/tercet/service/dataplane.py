@@ -30,7 +30,7 @@ from tercet.program.program import Program
 from tercet.program.verify import decode as decode_program
 from tercet.program.verify import verify_release
 from tercet.protocol.base import Share
-from tercet.runtime.batch import run_batch
+from tercet.runtime.batch import run_batch, slice_rows
 from tercet.runtime.session import Session
 from tercet.service.arena import map_arena
 from tercet.service.failures import to_failure
@@ -47,6 +47,7 @@ from tercet.service.messages import (
     Loaded,
     Unload,
     Void,
+    decode_command,
     encode,
 )
 from tercet.service.pipe import Incoming, write_message
@@ -89,10 +90,11 @@ class Setup(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A model as it is served, its digest, and the value of each input but the client's."""
+    """A model as it is served, its digest, the rows of a slice, and each input but the client's."""
 
     program: Program
     digest: str
+    step: int
     shares: dict[str, Share | NDArray[np.uint64]]
 
 
@@ -142,7 +144,7 @@ class DataPlane:
                 message = self._incoming.read()
                 if message is None:
                     return None
-                command = msgspec.msgpack.decode(message, type=Command)
+                command = decode_command(message)
                 if isinstance(command, SumCommand):
                     self._sums.put(command)
                 else:
@@ -164,7 +166,9 @@ class DataPlane:
             else:
                 path, index = Path(command.path), self._index
                 shares = load_shares(path, command.model, index, program, command.digests)
-            self._models[command.model] = _Held(program, program.digest(), shares)
+            self._models[command.model] = _Held(
+                program, program.digest(), slice_rows(program), shares
+            )
         except TercetError as error:
             _log.error("model %s: %s", command.model.hex()[:8], error)
             return Loaded(command.model, to_failure(error))
@@ -192,7 +196,7 @@ class DataPlane:
             if held.digest != job.digest:
                 raise WorkerError("the model's policy changed meanwhile", "Ask again")
             parts, measure = run_batch(
-                session, held.program, held.shares, job.requests, MESSAGE_TIMEOUT
+                session, held.program, held.shares, job.requests, held.step, MESSAGE_TIMEOUT
             )
         return Done(job.number, parts, measure.seconds, measure.bytes_sent, measure.rounds)
 
