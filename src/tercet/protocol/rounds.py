@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,9 @@ class Received(NamedTuple):
     from_next: memoryview
     from_prev: memoryview
 
+
+#: What comes from a peer that sends nothing.
+NOTHING: Final = memoryview(b"")
 
 Steps: TypeAlias = Generator[Round, Received, T]
 
@@ -82,7 +85,10 @@ def together(*operations: Steps[T]) -> Steps[Sequence[T]]:
         next_at = prev_at = 0
         for number, operation, part in before:
             next_end, prev_end = next_at + part.from_next, prev_at + part.from_prev
-            received = Received(from_next[next_at:next_end], from_prev[prev_at:prev_end])
+            received = Received(
+                from_next[next_at:next_end] if part.from_next else NOTHING,
+                from_prev[prev_at:prev_end] if part.from_prev else NOTHING,
+            )
             next_at, prev_at = next_end, prev_end
             try:
                 running.append((number, operation, operation.send(received)))
@@ -93,7 +99,7 @@ def together(*operations: Steps[T]) -> Steps[Sequence[T]]:
 
 def finish(operation: Steps[T]) -> T:
     """Run an operation that communicates with nobody (a plaintext or counting protocol)."""
-    empty = Received(memoryview(b""), memoryview(b""))
+    empty = Received(NOTHING, NOTHING)
     try:
         next(operation)
         while True:

@@ -19,10 +19,7 @@ from tercet.crypto.schedule import session_key
 from tercet.net.transport import SESSION_BYTES, Tag, Transport, peers_of
 from tercet.protocol.base import Protocol
 from tercet.protocol.replicated.protocol import Replicated
-from tercet.protocol.rounds import Received, Round, Steps
-
-_NOTHING = memoryview(b"")
-
+from tercet.protocol.rounds import NOTHING, Received, Round, Steps
 
 #: Slices under way at a time: enough that one computes while others wait for messages.
 IN_FLIGHT = 3
@@ -116,8 +113,8 @@ class Session:
     def _collect(self, tag: Tag, wanted: Round, timeout: float) -> Received:
         receive = self._transport.recv
         return Received(
-            receive(self._next, tag, wanted.from_next, timeout) if wanted.from_next else _NOTHING,
-            receive(self._prev, tag, wanted.from_prev, timeout) if wanted.from_prev else _NOTHING,
+            receive(self._next, tag, wanted.from_next, timeout) if wanted.from_next else NOTHING,
+            receive(self._prev, tag, wanted.from_prev, timeout) if wanted.from_prev else NOTHING,
         )
 
     def close(self) -> None:

@@ -326,6 +326,8 @@ class Batches:
 
     async def _agreed(self, request: bytes, deadline: float, generation: int) -> Waiting | None:
         """Return a request once this worker has agreed on it: a peer's offer may lag behind."""
+        if (waiting := self._waiting.get(request)) is not None:
+            return waiting
         try:
             async with asyncio.timeout_at(deadline):
                 while request not in self._waiting:

@@ -129,9 +129,9 @@ class DataPlane:
             elif isinstance(command, Cancel):
                 self._cancel(command)
             elif isinstance(command, Job):
-                self._tell(self._run(command, self._predict))
+                self._run(command, self._predict)
             elif isinstance(command, TrainJob):
-                self._tell(self._run(command, self._train))
+                self._run(command, self._train)
 
     def _next(self) -> Command | None:
         """Return the next command; ``None`` at the end of the pipe.
@@ -177,18 +177,19 @@ class DataPlane:
             return Loaded(command.model, to_failure(error))
         return Loaded(command.model)
 
-    def _run(self, job: AnyJob, run: Callable[[AnyJob], Done]) -> Done | Failed:
+    def _run(self, job: AnyJob, run: Callable[[AnyJob], None]) -> None:
         """Run a job; whatever it is that goes wrong, the caller must hear of it."""
         try:
-            return run(job)
+            run(job)
         except TercetError as error:
             _log.warning("job %d failed: %s", job.number, error)
-            return Failed(job.number, to_failure(error))
+            self._tell(Failed(job.number, to_failure(error)))
         except Exception as error:
             _log.exception("job %d failed", job.number)
-            return Failed(job.number, to_failure(error))
+            self._tell(Failed(job.number, to_failure(error)))
 
-    def _predict(self, job: Job) -> Done:
+    def _predict(self, job: Job) -> None:
+        """Run a batch and tell its parts; clearing up can wait."""
         with self._session(job.nonces, job.digest) as session:
             if job.model not in self._models:
                 raise WorkerError("the model's shares are not loaded", "See the worker's log")
@@ -198,12 +199,12 @@ class DataPlane:
             parts, measure = run_batch(
                 session, held.program, held.shares, job.requests, held.step, MESSAGE_TIMEOUT
             )
-        return Done(job.number, parts, measure.seconds, measure.bytes_sent, measure.rounds)
+            self._tell(Done(job.number, parts, measure.seconds, measure.bytes_sent, measure.rounds))
 
-    def _train(self, job: TrainJob) -> Done:
+    def _train(self, job: TrainJob) -> None:
         with self._session(job.nonces, job.digest) as session:
             self._trainer.prepare(job)
-            return self._trainer.run(session, job, MESSAGE_TIMEOUT)
+            self._tell(self._trainer.run(session, job, MESSAGE_TIMEOUT))
 
     @contextlib.contextmanager
     def _session(self, nonces: tuple[bytes, bytes, bytes], digest: str) -> Iterator[Session]:

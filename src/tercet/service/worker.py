@@ -296,14 +296,27 @@ class Worker:
         started = time.monotonic()
         try:
             check_id(request.id)
-            answer = await self._predict(client, request)
+            model, answer = await self._predict(client, request)
         except TercetError as error:
             self.metrics.refused(error)
             raise
-        self.metrics.answered(request.rows, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        # In the next turn of the loop: the answer leaves first.
+        asyncio.get_running_loop().call_soon(self._tell, client.name, model, request, seconds)
         return answer
 
-    async def _predict(self, client: PublicIdentity, request: Predict) -> Answer:
+    def _tell(self, client: str, model: Model, request: Predict, seconds: float) -> None:
+        """Tell log and metrics of a request that was answered."""
+        self.metrics.answered(request.rows, seconds)
+        _log.info(
+            "answered %s for %s on %s: %d rows",
+            request.id.hex()[:8],
+            client,
+            model.label,
+            request.rows,
+        )
+
+    async def _predict(self, client: PublicIdentity, request: Predict) -> tuple[Model, Answer]:
         try:
             self._batches.check_new(request.id)
             model = self._admit(client.fingerprint, request)
@@ -341,14 +354,7 @@ class Worker:
             self._held[client.fingerprint] -= size
             if not self._open[client.fingerprint]:
                 del self._open[client.fingerprint], self._held[client.fingerprint]
-        _log.info(
-            "answered %s for %s on %s: %d rows",
-            request.id.hex()[:8],
-            client.name,
-            model.label,
-            request.rows,
-        )
-        return answer
+        return model, answer
 
     async def _answer(
         self, client: PublicIdentity, request: Predict, nonces: tuple[bytes, bytes, bytes]
