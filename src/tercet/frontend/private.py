@@ -24,20 +24,18 @@ from tercet.frontend.foreign import Foreign
 from tercet.frontend.graph import Graph, Node, Operand, drop_dead, flatten
 from tercet.frontend.losses import Loss
 from tercet.frontend.private_layers import PrivateLayer, private_layers
-from tercet.frontend.row_gradients import (
+from tercet.frontend.row_gradients import Counted, RowGradients, row_gradients
+from tercet.frontend.row_limits import bounded, small_enough
+from tercet.frontend.row_operands import (
     COTANGENT_SCALE,
     FACTOR_SCALE,
     INPUT_SCALE,
-    Counted,
-    RowGradients,
     added,
     halvings,
     indicator,
     raised,
     raw,
-    row_gradients,
 )
-from tercet.frontend.row_limits import bounded, small_enough
 from tercet.frontend.step import StepLowering, lower_graph
 from tercet.frontend.values import Secret, Value
 from tercet.program.checks import RANGE_BITS

@@ -20,148 +20,24 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from tercet.errors import UnsupportedOperation
-from tercet.frontend.differentiable import kernel_axes
-from tercet.frontend.lowering import Lowering
 from tercet.frontend.private_layers import PrivateLayer
+from tercet.frontend.row_operands import (
+    CLIPPED_SCALE,
+    COTANGENTS_SCALE,
+    ROW_SCALE,
+    INPUTS_SCALE,
+    REACH_SCALE,
+    Operands,
+    added,
+    raised,
+    raw,
+    square,
+)
 from tercet.frontend.step import StepLowering
-from tercet.frontend.values import Secret, derive, public
-from tercet.program.checks import MAX_ELEMENTS
+from tercet.frontend.values import Secret
 from tercet.program.private import GRID
-from tercet.program.program import Attribute
-
-#: Fractional bits of inputs, of cotangents (in units of 2^p, the unit of clipping), of c.
-INPUT_SCALE, COTANGENT_SCALE, FACTOR_SCALE = 16, 18, 23
-#: Fractional bits of c d for an input of ``INPUT_SCALE``, and of a row's gradient.
-_CLIPPED, _GRADIENT = GRID - INPUT_SCALE, GRID - FACTOR_SCALE
-#: Fractional bits of products of two q, of products of two d, hence of a squared norm.
-_INPUTS, _COTANGENTS = 10, 24
-SQUARE_SCALE = 2 * _GRADIENT
-assert SQUARE_SCALE == _INPUTS + _COTANGENTS
-#: Rounding c d moves a row's gradient by 2^-24 root of r at most; r 2^-19 counts beside n. With r
-#: up to 2^20 times what is known of the inputs, neither that nor the sum over layers wraps.
-REACH, REACH_SCALE, _MOST_REACH = 19, 26, 20
-#: The mean over a pool is one but for powers of 2 up to this: b^2 then has ``_INPUTS`` bits.
-_MOST_HALVINGS = _INPUTS // 2
-#: Fractional bits of the product of |q|^2 and |d|^2 that is taken first: it never wraps.
-COARSE_SCALE = 6
-
-
-def halvings(layer: PrivateLayer) -> int:
-    """Return k such that 2^-k of the sum over a pool's window is about its mean.
-
-    The cotangents of a layer are those of 2^-k of its outputs' sums: they keep k more bits.
-    """
-    pooled = 1 if layer.places is None else layer.places.pooled
-    return min(pooled.bit_length() - 1, _MOST_HALVINGS)
-
-
-@dataclass(frozen=True)
-class Operands:
-    """q and d of a layer: (rows, groups, T, numbers of a group), as shares.
-
-    Attributes:
-        low: the lowering.
-        layer: the layer.
-        q: with ``INPUT_SCALE`` + k bits, see ``halvings``.
-        d: with ``COTANGENT_SCALE`` bits.
-    """
-
-    low: StepLowering
-    layer: PrivateLayer
-    q: Secret
-    d: Secret
-
-    @property
-    def bias(self) -> tuple[int, int]:
-        """(numerator, bits) of b, exactly."""
-        places = self.layer.places
-        return (1 if places is None else places.pooled), halvings(self.layer)
-
-    @classmethod
-    def of(cls, low: StepLowering, layer: PrivateLayer, x: Secret, d: Secret) -> Operands:
-        """Return them for a layer's input and the cotangents of its outputs, channels last."""
-        rows, *space, outputs = layer.shape
-        groups, count = layer.groups, math.prod(space)
-        d = low.reshape(d, (rows, count, groups, outputs // groups))
-        q = x
-        if layer.places is not None:
-            taps = math.prod(layer.places.taps) * layer.places.channels
-            if rows * count * taps > MAX_ELEMENTS:
-                raise UnsupportedOperation(
-                    f"{low.place()}: clipping lays out {rows * count * taps} numbers a step, more "
-                    f"than {MAX_ELEMENTS}",
-                    "Use a smaller batch, or a larger stride or pool in this layer",
-                )
-            q = low.relabel(_patches(low, layer, x), halvings(layer))
-        q = low.reshape(q, (rows, count, groups, math.prod(q.shape[1:]) // (count * groups)))
-        return cls(low, layer, low.transpose(q, (0, 2, 1, 3)), low.transpose(d, (0, 2, 1, 3)))
-
-    @property
-    def entries(self) -> int:
-        """b^2 of all pairs of a place with itself, with ``_INPUTS`` bits."""
-        numerator, bits = self.bias
-        square = (numerator**2 << _INPUTS) >> (2 * bits) if self.layer.bias is not None else 0
-        return square * math.prod(self.q.shape[1:3])
-
-    def coarse(self) -> Secret:
-        """Return what is at least (|q|^2 + b^2) |d|^2 of each row with ``COARSE_SCALE`` bits."""
-        size = raised(self.low, square(self.low, self.q), 0, -(-self.entries >> _INPUTS))
-        other = raised(self.low, square(self.low, self.d), COARSE_SCALE)
-        return raw(self.low, "mul", size.handle, other.handle)
-
-    def by_places(self) -> bool:
-        """Whether the norm takes fewer numbers by pairs of places than by weights."""
-        groups, count = self.q.shape[1:3]
-        weights = groups * self.q.shape[3] * self.d.shape[3]
-        fewer = groups * count == 1 or 2 * groups * count**2 < weights
-        return fewer and self.reach <= 1 << _MOST_REACH
-
-    @property
-    def reach(self) -> int:
-        """Return what |q|^2 + b^2 with ``_INPUTS`` bits is multiplied by for ``reach``, rounded up.
-
-        r = 4^k T outputs (|q|^2 + b^2): |c d| has an error below root of T outputs units.
-        """
-        outputs = math.prod(self.d.shape[2:]) << (2 * self.bias[1])
-        return -(-outputs >> (REACH - (REACH_SCALE - _INPUTS)))
-
-    def kernel(self, total: Secret) -> Secret:
-        """Return a sum over rows of shape (groups, numbers, outputs) in the kernel's order."""
-        low, layer, groups = self.low, self.layer, self.layer.groups
-        if layer.places is None:
-            return low.reshape(total, total.shape[1:])
-        taps, width, outputs = layer.places.taps, layer.places.channels // groups, total.shape[2]
-        split = low.reshape(total, (groups, width, *taps, outputs))
-        window = tuple(range(2, 2 + len(taps)))
-        moved = low.transpose(split, (*window, 1, 0, 2 + len(taps)))
-        whole = low.reshape(moved, (*taps, width, groups * outputs))
-        axes = kernel_axes(layer.product)
-        return low.transpose(whole, tuple(axes.index(a) for a in range(len(axes))))
-
-
-def _patches(low: StepLowering, layer: PrivateLayer, x: Secret) -> Secret:
-    """Return what is under the window of each place, (rows, *space, channels taps)."""
-    assert layer.places is not None
-    how, kernel = layer.places.whole, low.register(public(layer.places.kernel()), scale=0)
-    before, after = zip(*how.padding, strict=True)
-    return raw(
-        low,
-        "conv",
-        x.handle,
-        kernel,
-        strides=how.strides,
-        low=before,
-        high=after,
-        input_dilation=(1,) * len(before),
-        kernel_dilation=how.spread,
-        groups=how.groups,
-    )
 
 
 class RowGradients(ABC):
@@ -231,10 +107,10 @@ class ByPlaces(RowGradients):
         self.given, self.coarse = given, given.coarse()
         low, q, d = given.low, given.q, given.d
         _, groups, count, _ = q.shape
-        size = raised(low, square(low, q), _INPUTS, given.entries)
-        changes = raised(low, square(low, d), _COTANGENTS)
+        size = raised(low, square(low, q), INPUTS_SCALE, given.entries)
+        changes = raised(low, square(low, d), COTANGENTS_SCALE)
         self.reach = raw(
-            low, "scale", size.handle, multiplier=given.reach, bits=REACH_SCALE - _INPUTS
+            low, "scale", size.handle, multiplier=given.reach, bits=REACH_SCALE - INPUTS_SCALE
         )
         if groups * count == 1:
             self.square = raw(low, "mul", size.handle, changes.handle)
@@ -243,11 +119,13 @@ class ByPlaces(RowGradients):
         # one's unit, and the product of units. Sums over pairs of |q_t q_u| and |d_t d_u| are at
         # most ``count`` times those of |q_t|^2 and |d_t|^2.
         more = given.entries // (groups * count)
-        pairs = low.to_scale(_gram(low, q), _INPUTS)
+        pairs = low.to_scale(_gram(low, q), INPUTS_SCALE)
         pairs = raw(low, "add_const", pairs.handle, value=more) if more else pairs
-        products = raw(low, "mul", pairs.handle, low.to_scale(_gram(low, d), _COTANGENTS).handle)
+        products = raw(
+            low, "mul", pairs.handle, low.to_scale(_gram(low, d), COTANGENTS_SCALE).handle
+        )
         total = raw(low, "sum", products.handle, axes=(1, 2, 3))
-        for value, scale in ((changes, _INPUTS), (size, _COTANGENTS)):
+        for value, scale in ((changes, INPUTS_SCALE), (size, COTANGENTS_SCALE)):
             slack = raw(low, "scale", value.handle, multiplier=count, bits=scale)
             total = raw(low, "add", total.handle, slack.handle)
         self.square = raw(low, "add_const", total.handle, value=groups * count**2)
@@ -260,7 +138,7 @@ class ByPlaces(RowGradients):
         c, one = (low.reshape(v, (rows, 1, 1, 1)) for v in (factor, counted.present))
         product = raw(low, "mul", d.handle, c.handle)
         # Gates, and what pads after the rounding: 0 may be rounded to 1.
-        shift = low.scale_of(product) - (_CLIPPED - bits)
+        shift = low.scale_of(product) - (CLIPPED_SCALE - bits)
         within = counted.bits(low, product.shape)
         shrunk = raw(low, "gate", within.handle, product.handle, shift=shift)
         clipped = raw(low, "mul", shrunk.handle, one.handle)
@@ -270,7 +148,7 @@ class ByPlaces(RowGradients):
         kernel = raw(low, "matmul", left.handle, right.handle)
         total = raw(low, "sum", clipped.handle, axes=(0, 2))
         total = raw(low, "scale", total.handle, multiplier=numerator, bits=bits)
-        total = raw(low, "shift_left", total.handle, bits=GRID - _CLIPPED)
+        total = raw(low, "shift_left", total.handle, bits=GRID - CLIPPED_SCALE)
         return self.given.kernel(kernel), low.reshape(total, (math.prod(total.shape),))
 
 
@@ -285,11 +163,11 @@ class ByWeights(RowGradients):
         numerator, bits = given.bias
         rows = q.shape[0]
         turned = low.transpose(q, (0, 1, 3, 2))
-        self.gradients = [low.to_scale(raw(low, "matmul", turned.handle, d.handle), _GRADIENT)]
+        self.gradients = [low.to_scale(raw(low, "matmul", turned.handle, d.handle), ROW_SCALE)]
         if given.layer.bias is not None:
             total = raw(low, "sum", d.handle, axes=(2,))
             total = raw(low, "scale", total.handle, multiplier=numerator, bits=bits)
-            self.gradients.append(low.to_scale(total, _GRADIENT))
+            self.gradients.append(low.to_scale(total, ROW_SCALE))
         self.square = added(low, [square(low, g) for g in self.gradients])
         self.shape = self.gradients[0].shape[1:]
         self.rows = rows
@@ -306,36 +184,6 @@ class ByWeights(RowGradients):
             total = raw(low, "matmul", turned.handle, flat.handle)
             totals.append(low.reshape(total, (size,)))
         return self.given.kernel(low.reshape(totals[0], self.shape)), totals[-1]
-
-
-def raw(low: StepLowering, op: str, /, *args: int, **attrs: Attribute) -> Secret:
-    """Append an instruction on its arguments as they are."""
-    return Lowering.emit(low, op, *args, **attrs)
-
-
-def indicator(low: StepLowering, bit: Secret) -> Secret:
-    """Return a share of exactly 1 where ``bit`` is set, of exactly 0 elsewhere."""
-    ones = low.share(derive("ones", np.ones((1,) * len(bit.shape)), bit.shape))
-    return raw(low, "gate", bit.handle, ones.handle, shift=0)
-
-
-def added(low: StepLowering, values: Sequence[Secret]) -> Secret:
-    """Return the sum of values of one scale."""
-    total, *others = values
-    for other in others:
-        total = raw(low, "add", total.handle, other.handle)
-    return total
-
-
-def raised(low: StepLowering, x: Secret, scale: int, more: int = 0) -> Secret:
-    """Return ``x`` rounded to ``scale`` bits plus ``more`` units, a unit and more above exact."""
-    return raw(low, "add_const", low.to_scale(x, scale).handle, value=2 + more)
-
-
-def square(low: StepLowering, x: Secret) -> Secret:
-    """Return the squared norm of each row."""
-    axes = tuple(range(1, len(x.shape)))
-    return raw(low, "sum", raw(low, "mul", x.handle, x.handle).handle, axes=axes)
 
 
 def _gram(low: StepLowering, x: Secret) -> Secret:

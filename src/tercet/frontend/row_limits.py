@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 from tercet.errors import UnsupportedOperation
 from tercet.frontend.private_layers import PrivateLayer
-from tercet.frontend.row_gradients import (
+from tercet.frontend.row_operands import (
     COARSE_SCALE,
     COTANGENT_SCALE,
     INPUT_SCALE,
