@@ -26,9 +26,9 @@ from tercet.frontend.private_layers import PrivateLayer
 from tercet.frontend.row_operands import (
     CLIPPED_SCALE,
     COTANGENTS_SCALE,
-    ROW_SCALE,
     INPUTS_SCALE,
     REACH_SCALE,
+    ROW_SCALE,
     Operands,
     added,
     raised,
