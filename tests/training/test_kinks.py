@@ -2,7 +2,7 @@
 
 A value next to the kink of its ReLU falls on either side by roundings, and its row's gradient with
 it. That happens to one of 456,704 values once in some 30 steps from fresh weights and once in some
-200 after a little training; in float32 itself once in some 400, counted against float64.
+200 after a little training; in float32 itself once in some 400 (docs/training-step.md).
 """
 
 from __future__ import annotations
@@ -75,21 +75,20 @@ def _error(traced: Any, model: Any, state: Any, wanted: list[np.ndarray]) -> flo
     after = steps.decoded(traced, state)
     paths = [v.path.split("/", 1)[1] for v in model.trainable_variables]
     names = [traced.variables[p] for p in paths]
-    off = [
-        np.abs(traced.arrays[n] - after[n] - g).max() for n, g in zip(names, wanted, strict=True)
-    ]
+    found = [traced.arrays[n] - after[n] for n in names]
+    off = [np.abs(f - g).max() for f, g in zip(found, wanted, strict=True)]
     large = [np.abs(g).max() for g in wanted]
     return max(max(off[n : n + 2]) / max(large[n : n + 2]) for n in range(0, len(off), 2))
 
 
-@pytest.mark.parametrize(("seed", "training"), [(0, 0), (1, 0), (1, 50)])
-def test_batches_in_the_clear(seed: int, training: int) -> None:
+@pytest.mark.parametrize("seed", [0, 1])
+def test_batches_in_the_clear(seed: int) -> None:
     """In the workers' arithmetic, all rows, against float32 and float64."""
     from tercet.frontend.training import trace_training
 
-    model = _model(seed, training)
+    model = _model(seed)
     traced = trace_training(model, ROWS, 1)
-    for x, y in _batches(4):
+    for x, y in _batches(2):
         state, _ = next(steps.in_the_clear(traced, [(x, y)]))
         for dtype in (np.float32, np.float64):
             wanted, _ = _reference(model, x, y, dtype)
