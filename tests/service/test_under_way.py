@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,7 @@ from tercet.crypto.prg import fresh
 from tercet.errors import BusyError, RefusedError, TransportError
 from tercet.program.program import encode
 from tercet.protocol.replicated.sharing import OutputPart, Summand
-from tercet.service import worker
+from tercet.service import predictions
 from tercet.service.batches import Waiting
 from tercet.service.config import ClusterConfig, WorkerEntry
 from tercet.service.leaving import Leaving
@@ -115,7 +116,7 @@ def test_a_client_that_is_named_no_more_gets_no_answer(lone: Lone) -> None:
 
         lone.worker._batches.answer = answer  # type: ignore[method-assign]
         with pytest.raises(RefusedError, match="not served to this client"):
-            await lone.worker._answer(lone.client, lone.request(), NONCES)
+            await lone.worker.predictions._answer(lone.client, lone.request(), NONCES)
 
     asyncio.run(main())
 
@@ -139,20 +140,21 @@ def test_what_one_client_has_under_way_is_bounded_in_bytes(
             msgspec.structs.replace(lone.request(), shares=(large, large)) for _ in range(3)
         ]
         first = [
-            asyncio.create_task(lone.worker.predict(lone.client, request))
+            asyncio.create_task(lone.worker.predictions.predict(lone.client, request))
             for request in requests[:2]
         ]
         await asyncio.sleep(0)
         with pytest.raises(BusyError, match="256 bytes of this client"):
-            await lone.worker.predict(lone.client, requests[2])
+            await lone.worker.predictions.predict(lone.client, requests[2])
         reached.set()
         results = await asyncio.gather(*first, return_exceptions=True)
         assert [type(r) for r in results] == [TransportError] * 2
         with pytest.raises(TransportError):
-            await lone.worker.predict(lone.client, requests[2])
+            await lone.worker.predictions.predict(lone.client, requests[2])
 
-    monkeypatch.setattr(worker, "MAX_HELD", 300)
-    monkeypatch.setattr(lone.worker, "_missing", list)
+    monkeypatch.setattr(predictions, "MAX_HELD", 300)
+    linked = replace(lone.worker.predictions._means, missing=list)
+    monkeypatch.setattr(lone.worker.predictions, "_means", linked)
     asyncio.run(main())
 
 
@@ -160,14 +162,16 @@ def test_a_worker_that_stops_waits_for_what_its_peers_answer(lone: Lone) -> None
     """Its link ends what they have under way with it: it goes when they need it no more."""
     sent: list[tuple[int, object]] = []
     links = {1, 2}
-    leaving = Leaving(lambda *m: sent.append(m), lambda: links, lambda: not lone.worker._running)
+    leaving = Leaving(
+        lambda *m: sent.append(m), lambda: links, lambda: not lone.worker.predictions.running
+    )
     lone.worker._leaving = leaving
 
     async def main() -> None:
-        lone.worker._running[b"1"] = lone.id
+        lone.worker.predictions.running[b"1"] = lone.id
         lone.worker._received(2, Leave())
         assert not sent, "let go although a request is counted here"
-        lone.worker._running.clear()
+        lone.worker.predictions.running.clear()
         leaving.check()
         assert sent == [(2, Farewell())]
         parting = asyncio.create_task(leaving.part(time.monotonic() + 60))

@@ -90,13 +90,13 @@ class Streams:
         key: 32 bytes that are used for this session alone (see ``tercet.crypto.schedule``).
     """
 
-    __slots__ = ("_encryptor", "_lock", "_taken")
+    __slots__ = ("_encryptor", "_key", "_lock", "_taken")
 
     def __init__(self, key: bytes) -> None:
         if len(key) != SECRET_BYTES:
             raise ValueError(f"a session key has {SECRET_BYTES} bytes, not {len(key)}")
-        cipher = algorithms.AES(hmac.digest(key, _STREAM_DOMAIN, "sha256")[:STREAM_KEY_BYTES])
-        self._encryptor: CipherContext = Cipher(cipher, _COUNTER_ZERO).encryptor()
+        self._key = key
+        self._encryptor: CipherContext | None = None  # set up by the first draw, if there is one
         self._taken: set[bytes] = set()
         self._lock = threading.Lock()
 
@@ -122,8 +122,14 @@ class Streams:
                     "give each use of randomness a name of its own; a session runs a program once",
                 )
             self._taken.add(nonce)
+            if self._encryptor is None:
+                self._encryptor = self._set_up()
             self._encryptor.reset_nonce(nonce + _BLOCK_ZERO)
             return _key_stream(self._encryptor, n)
+
+    def _set_up(self) -> CipherContext:
+        key = hmac.digest(self._key, _STREAM_DOMAIN, "sha256")[:STREAM_KEY_BYTES]
+        return Cipher(algorithms.AES(key), _COUNTER_ZERO).encryptor()
 
     def __repr__(self) -> str:
         return f"Streams(<secret>, taken={len(self._taken)})"

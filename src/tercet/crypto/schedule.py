@@ -2,7 +2,6 @@
 
     pair key     = HKDF-SHA256(32 random bytes from each side, link id, both public keys)
     session key  = HKDF-SHA256(pair key, salt = SHA-256(n0 | n1 | n2), info = program digest)
-    local key    = HKDF-SHA256(32 fresh bytes, the same salt and info)
 
 (RFC 5869.) The two ends of a link know its pair key and the third worker does not. Each worker
 puts a fresh nonce of its own into every session, so that no two others can make it use a session
@@ -17,7 +16,7 @@ from typing import Final
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from tercet.crypto.prg import SECRET_BYTES, fresh
+from tercet.crypto.prg import SECRET_BYTES
 from tercet.errors import SecurityError
 
 KEY_BYTES: Final = SECRET_BYTES
@@ -31,7 +30,6 @@ SESSION_ID_BYTES: Final = 16
 
 _PAIR: Final = b"tercet pair key v1\0"
 _SESSION: Final = b"tercet session key v1\0"
-_LOCAL: Final = b"tercet local key v1\0"
 
 Nonces = tuple[bytes, bytes, bytes]
 """The nonces of workers 0, 1 and 2, 32 bytes each."""
@@ -79,18 +77,6 @@ def session_key(pair_key: bytes, nonces: Nonces, program_digest: bytes) -> bytes
     """
     _length("pair_key", pair_key, KEY_BYTES)
     return _hkdf(pair_key, _salt(nonces), _SESSION + _digest(program_digest))
-
-
-def local_key(nonces: Nonces, program_digest: bytes) -> bytes:
-    """Return a new 32-byte key for the streams that this worker shares with nobody.
-
-    Unlike the others it cannot be derived again: its secret is drawn from the operating system at
-    each call and kept nowhere.
-
-    Raises:
-        ValueError: an argument has the wrong length.
-    """
-    return _hkdf(fresh(KEY_BYTES), _salt(nonces), _LOCAL + _digest(program_digest))
 
 
 class SessionGuard:

@@ -62,21 +62,6 @@ _LINGER: Final = 5.0  # seconds that close() gives the queue
 _BACK: Final = "Start that worker again and repeat the run; the link comes back by itself"
 
 
-class Traffic:
-    """What was sent to one peer, over all links to it."""
-
-    __slots__ = ("bytes", "frames")
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        self.frames = 0
-
-    def count(self, size: int) -> None:
-        """Add one frame with ``size`` bytes of payload. Under the lock of the link."""
-        self.bytes += size
-        self.frames += 1
-
-
 class Channel:
     """A link that stands, until it fails; then a new one takes its place.
 
@@ -86,7 +71,6 @@ class Channel:
         incoming: the connection on which the peer writes.
         outgoing: the connection on which this worker writes.
         ended: sessions that have ended with this peer; outlives the link.
-        traffic: counts what is sent; outlives the link.
         on_abort: called with session and reason when the peer aborts a session.
         on_lost: called once, from any thread, when the link has failed.
     """
@@ -99,14 +83,12 @@ class Channel:
         incoming: TlsStream,
         outgoing: TlsStream,
         ended: EndedSessions,
-        traffic: Traffic,
         on_abort: Callable[[bytes, str], None],
         on_lost: Callable[[Channel], None],
     ) -> None:
         self.peer = peer
         self.link = link
         self._ended = ended
-        self._traffic = traffic
         self._on_abort = on_abort
         self._on_lost = on_lost
         self._guard = SessionGuard()
@@ -118,7 +100,7 @@ class Channel:
 
         self._incoming = incoming
         self._read_wait = _TICK
-        incoming.settimeout(_TICK)
+        incoming.set_read_timeout(_TICK)
         self._reader = FrameReader(incoming)
         self._readable = select.poll()
         self._readable.register(incoming, select.POLLIN)
@@ -197,10 +179,8 @@ class Channel:
                     f"{self._queued} bytes wait for worker {self.peer}, which does not read them",
                     "See that worker's log, or run the batch in smaller slices",
                 )
-            if kind == DATA:
-                if not self._sent.use(tag):
-                    raise sent_twice(self.peer, tag)
-                self._traffic.count(size)
+            if kind == DATA and not self._sent.use(tag):
+                raise sent_twice(self.peer, tag)
             if self._queue or size > INLINE:
                 self._enqueue(memoryview(head))
                 for view in map(as_bytes, buffers):
@@ -290,7 +270,7 @@ class Channel:
         wait = min(wait, _TICK)
         if wait != self._read_wait:
             self._read_wait = wait
-            self._incoming.settimeout(wait)
+            self._incoming.set_read_timeout(wait)
         try:
             while (frame := self._reader.advance()) is None:
                 if self._failure is not None or time.monotonic() > deadline:

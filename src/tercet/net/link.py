@@ -17,7 +17,7 @@ from typing import Final
 from tercet.crypto.identity import Identity, PublicIdentity
 from tercet.errors import PeerLost, TransportError
 from tercet.net import sockets
-from tercet.net.channel import Channel, Traffic
+from tercet.net.channel import Channel
 from tercet.net.dial import Dialer, Established, PeerListener
 from tercet.net.log import LOG
 from tercet.net.mailbox import EndedSessions, lost_session
@@ -25,7 +25,6 @@ from tercet.net.text import printable
 from tercet.net.transport import (
     DEFAULT_TIMEOUT,
     Buffer,
-    Counters,
     PairLink,
     Tag,
     Transport,
@@ -48,7 +47,6 @@ class _Peer:
     identity: PublicIdentity
     channel: Channel | None = None
     ended: EndedSessions = field(default_factory=EndedSessions)
-    traffic: Traffic = field(default_factory=Traffic)
 
     def __str__(self) -> str:
         return f"worker {self.index} at {sockets.address(self.host, self.port)}"
@@ -146,14 +144,16 @@ class TlsTransport(Transport):
                 channel.admit(session)
         return {channel.peer: channel.link for channel in channels}
 
-    def send(self, peer: int, tag: Tag, buffers: Sequence[Buffer]) -> None:
+    def send(self, peer: int, tag: Tag, buffers: Sequence[Buffer]) -> int:
         """See ``Transport.send``."""
         known = self._peers[peer]
         known.ended.check(tag.session)
         channel = known.channel
         if channel is None or not channel.alive:
             channel = self._channel(peer)
-        channel.send(tag, buffers, payload_size(buffers))
+        size = payload_size(buffers)
+        channel.send(tag, buffers, size)
+        return size
 
     def recv(self, peer: int, tag: Tag, size: int, timeout: float = DEFAULT_TIMEOUT) -> memoryview:
         """See ``Transport.recv``."""
@@ -172,7 +172,7 @@ class TlsTransport(Transport):
         if session is None:
             self._close(reason, linger=False)
             return
-        self._end(session, reason)
+        self._end(session, printable(reason))
         for peer in self._peers.values():
             try:
                 self._channel(peer.index).send_abort(session, reason)
@@ -182,15 +182,6 @@ class TlsTransport(Transport):
     def close(self) -> None:
         """See ``Transport.close``."""
         self._close("the transport is closed", linger=True)
-
-    @property
-    def counters(self) -> Counters:
-        """See ``Transport.counters``."""
-        peers = self._peers.values()
-        return Counters(
-            {peer.index: peer.traffic.bytes for peer in peers},
-            {peer.index: peer.traffic.frames for peer in peers},
-        )
 
     def connected(self) -> set[int]:
         """See ``Transport.connected``."""
@@ -229,7 +220,6 @@ class TlsTransport(Transport):
             incoming=made.incoming,
             outgoing=made.outgoing,
             ended=peer.ended,
-            traffic=peer.traffic,
             on_abort=lambda session, reason: self._end(
                 session, f"worker {made.peer} aborted the session: {reason}"
             ),
@@ -277,8 +267,9 @@ class TlsTransport(Transport):
                     peer.channel.drop(session)
 
     def _end(self, session: bytes, reason: str) -> None:
+        """End a session here; ``reason`` is printable."""
         for peer in self._peers.values():
-            peer.ended.end(session, TransportError, printable(reason))
+            peer.ended.end(session, TransportError, reason)
             channel = peer.channel
             if channel is not None:
                 channel.drop(session)

@@ -1,6 +1,6 @@
 """Three workers in one process: the transport of tests.
 
-Same meaning, same errors and same counters as the TLS transport, without sockets. Whoever runs it
+Same meaning and same errors as the TLS transport, without sockets. Whoever runs it
 sees everything that the three know, so that nothing but tests and counting may use it.
 """
 
@@ -19,7 +19,6 @@ from tercet.net.transport import (
     DEFAULT_TIMEOUT,
     WORKERS,
     Buffer,
-    Counters,
     PairLink,
     Tag,
     Transport,
@@ -46,8 +45,6 @@ class MemoryTransport(Transport):
         self._inbox = {peer: Mailbox(peer, self._ended[peer]) for peer in peers_of(index)}
         self._sent = {peer: Ledger() for peer in peers_of(index)}
         self._guards = {peer: SessionGuard() for peer in peers_of(index)}
-        self._bytes_to = dict.fromkeys(peers_of(index), 0)
-        self._frames_to = dict.fromkeys(peers_of(index), 0)
         self._peers: dict[int, MemoryTransport] = {}
         self._over: str | None = None
 
@@ -79,7 +76,7 @@ class MemoryTransport(Transport):
                 guard.admit(session)
             return dict(self._links)
 
-    def send(self, peer: int, tag: Tag, buffers: Sequence[Buffer]) -> None:
+    def send(self, peer: int, tag: Tag, buffers: Sequence[Buffer]) -> int:
         """See ``Transport.send``."""
         check_tag(tag)
         size = payload_size(buffers)
@@ -95,8 +92,7 @@ class MemoryTransport(Transport):
                 raise sent_twice(peer, tag)
             other._inbox[self.index].put(tag, payload)
             other._arrived.notify_all()
-            self._bytes_to[peer] += size
-            self._frames_to[peer] += 1
+        return size
 
     def recv(self, peer: int, tag: Tag, size: int, timeout: float = DEFAULT_TIMEOUT) -> memoryview:
         """See ``Transport.recv``."""
@@ -133,12 +129,6 @@ class MemoryTransport(Transport):
     def close(self) -> None:
         """See ``Transport.close``."""
         self._leave("the transport is closed")
-
-    @property
-    def counters(self) -> Counters:
-        """See ``Transport.counters``."""
-        with self._lock:
-            return Counters(dict(self._bytes_to), dict(self._frames_to))
 
     def connected(self) -> set[int]:
         """See ``Transport.connected``."""

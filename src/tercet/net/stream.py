@@ -11,9 +11,11 @@ import contextlib
 import errno
 import socket
 import ssl
+import struct
 from typing import Final
 
 _READ: Final = 256 << 10
+_TIMEVAL: Final = struct.Struct("@ll")
 _ALERT_WAIT: Final = 1.0
 
 
@@ -96,7 +98,10 @@ class TlsStream:
         return self.tls.pending() + self._incoming.pending
 
     def _receive(self) -> int:
-        got = self._plain.recv_into(self._buffer)
+        try:
+            got = self._plain.recv_into(self._buffer)
+        except BlockingIOError as error:  # the kernel's word for a time-out
+            raise TimeoutError(error.errno, "nothing came in time") from None
         if got:
             self._incoming.write(self._buffer[:got])
         return got
@@ -138,9 +143,16 @@ class TlsStream:
 
     # -- the socket ------------------------------------------------------------------------
 
-    def settimeout(self, seconds: float | None) -> None:
-        """Set the time-out of reading and of ``sendall``."""
-        self._plain.settimeout(seconds)
+    def set_read_timeout(self, seconds: float) -> None:
+        """Block in reading for so long at most.
+
+        The kernel keeps the time: with ``settimeout`` Python asks by a system call of its own
+        before it reads.
+        """
+        whole = int(seconds)
+        interval = _TIMEVAL.pack(whole, int((seconds - whole) * 1e6))
+        self._plain.settimeout(None)
+        self._plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
 
     def setblocking(self, flag: bool) -> None:
         """Choose between waiting and not."""

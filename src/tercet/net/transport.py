@@ -8,7 +8,7 @@ interface: ``tercet.net.memory`` within one process, for tests, and ``tercet.net
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -50,36 +50,6 @@ class Tag(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Counters:
-    """What one worker has sent so far.
-
-    Attributes:
-        bytes_to: payload bytes by receiving worker, frame headers and TLS not included.
-        frames_to: number of frames by receiving worker.
-    """
-
-    bytes_to: Mapping[int, int]
-    frames_to: Mapping[int, int]
-
-    @property
-    def bytes(self) -> int:
-        """Payload bytes to all peers."""
-        return sum(self.bytes_to.values())
-
-    @property
-    def frames(self) -> int:
-        """Frames to all peers."""
-        return sum(self.frames_to.values())
-
-    def __sub__(self, earlier: Counters) -> Counters:
-        """Return what was sent since ``earlier`` was taken."""
-        return Counters(
-            {peer: n - earlier.bytes_to.get(peer, 0) for peer, n in self.bytes_to.items()},
-            {peer: n - earlier.frames_to.get(peer, 0) for peer, n in self.frames_to.items()},
-        )
-
-
-@dataclass(frozen=True)
 class PairLink:
     """One connection between two workers, and the key that only its two ends know.
 
@@ -118,8 +88,10 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    def send(self, peer: int, tag: Tag, buffers: Sequence[Buffer]) -> None:
+    def send(self, peer: int, tag: Tag, buffers: Sequence[Buffer]) -> int:
         """Send one frame whose payload is the buffers, one after the other. Does not block.
+
+        Returns how many bytes they have: header and TLS are not counted.
 
         The buffers belong to the caller again on return. Writable ones that cannot leave at once
         are copied; bytes and read-only arrays are not.
@@ -169,11 +141,6 @@ class Transport(ABC):
     @abstractmethod
     def close(self) -> None:
         """Send what is queued, then end all connections and threads. May be called again."""
-
-    @property
-    @abstractmethod
-    def counters(self) -> Counters:
-        """A snapshot of what was sent."""
 
     @abstractmethod
     def connected(self) -> set[int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,12 +38,16 @@ class Received(NamedTuple):
     from_prev: memoryview
 
 
+#: What comes from a peer that sends nothing.
+NOTHING: Final = memoryview(b"")
+
 Steps: TypeAlias = Generator[Round, Received, T]
 
 
 def words(message: memoryview, *shape: int) -> NDArray[np.uint64]:
     """Return the message as an uint64 array of ``shape`` (a view)."""
-    return np.frombuffer(message, dtype=np.uint64).reshape(shape)
+    array = np.frombuffer(message, np.uint64)
+    return array if shape == array.shape else array.reshape(shape)
 
 
 def done(value: T) -> Steps[T]:
@@ -62,6 +66,14 @@ def together(*operations: Steps[T]) -> Steps[Sequence[T]]:
         except StopIteration as stop:
             results[number] = stop.value
     while running:
+        if len(running) == 1:  # nothing to merge any more
+            ((number, operation, part),) = running
+            try:
+                while True:
+                    part = operation.send((yield part))
+            except StopIteration as stop:
+                results[number] = stop.value
+            break
         merged = Round()
         for _, _, part in running:
             merged.to_next += part.to_next
@@ -73,7 +85,10 @@ def together(*operations: Steps[T]) -> Steps[Sequence[T]]:
         next_at = prev_at = 0
         for number, operation, part in before:
             next_end, prev_end = next_at + part.from_next, prev_at + part.from_prev
-            received = Received(from_next[next_at:next_end], from_prev[prev_at:prev_end])
+            received = Received(
+                from_next[next_at:next_end] if part.from_next else NOTHING,
+                from_prev[prev_at:prev_end] if part.from_prev else NOTHING,
+            )
             next_at, prev_at = next_end, prev_end
             try:
                 running.append((number, operation, operation.send(received)))
@@ -84,7 +99,7 @@ def together(*operations: Steps[T]) -> Steps[Sequence[T]]:
 
 def finish(operation: Steps[T]) -> T:
     """Run an operation that communicates with nobody (a plaintext or counting protocol)."""
-    empty = Received(memoryview(b""), memoryview(b""))
+    empty = Received(NOTHING, NOTHING)
     try:
         next(operation)
         while True:

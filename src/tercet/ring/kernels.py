@@ -11,7 +11,8 @@ not fit raise `ValueError`.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,10 @@ __all__ = [
 
 Words = NDArray[np.uint64]
 
+_UINT64: Final = np.dtype(np.uint64)
+#: NumPy's flags of an array that is C-contiguous (1) and aligned (0x100).
+_PLAIN: Final = 0x101
+
 available_isas = _native.available_isas
 get_isa = _native.get_isa
 set_isa = _native.set_isa
@@ -41,10 +46,16 @@ set_isa = _native.set_isa
 
 def words_array(array: Words, name: str) -> Words:
     """`array`, C-contiguous, after a check of its type."""
+    if (
+        isinstance(array, np.ndarray)
+        and array.dtype is _UINT64
+        and array.flags.num & _PLAIN == _PLAIN
+    ):
+        return array
     if not isinstance(array, np.ndarray) or array.dtype != np.uint64:
         found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
         raise TypeError(f"{name} must be an array of dtype uint64, not {found}")
-    return array if array.flags.c_contiguous and array.flags.aligned else np.array(array, order="C")
+    return np.array(array, dtype=_UINT64, order="C")
 
 
 def _target(
@@ -208,11 +219,63 @@ def conv(
     """
     x = words_array(x, "x")
     w = words_array(w, "w")
-    dimensions = x.ndim - 2
+    plan = _conv_plan(
+        x.shape,
+        w.shape,
+        _fixed(strides),
+        None if padding is None else tuple(map(tuple, padding)),
+        _fixed(input_dilation),
+        _fixed(kernel_dilation),
+    )
+    target, accumulate = _target(out, accumulate_into, plan.shape)
+    if x.ndim == 5:
+        _conv_3d(
+            x,
+            w,
+            target,
+            strides=plan.strides,
+            padding=plan.padding,
+            input_dilation=plan.input_dilation,
+            kernel_dilation=plan.kernel_dilation,
+            groups=groups,
+            accumulate=accumulate,
+        )
+        return target
+    if x.ndim == 3:
+        plane_x, plane_w, plane_out = x[:, None], w[None], target[:, None]
+    else:
+        plane_x, plane_w, plane_out = x, w, target
+    _native.conv(plane_x, plane_w, plane_out, *plan.planar, groups, accumulate)
+    return target
+
+
+class _ConvPlan(NamedTuple):
+    """The parameters of a convolution, checked, with those of the planar one (`_native.conv`)."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    input_dilation: tuple[int, ...]
+    kernel_dilation: tuple[int, ...]
+    planar: tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+@lru_cache(maxsize=1024)
+def _conv_plan(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    strides: tuple[int, ...] | None,
+    padding: tuple[tuple[int, ...], ...] | None,
+    input_dilation: tuple[int, ...] | None,
+    kernel_dilation: tuple[int, ...] | None,
+) -> _ConvPlan:
+    dimensions = len(x_shape) - 2
     if dimensions not in (1, 2, 3):
-        raise ValueError(f"x must have 1 to 3 spatial dimensions, so 3 to 5 in all, not {x.ndim}")
-    if w.ndim != x.ndim:
-        raise ValueError(f"w must have {x.ndim} dimensions like x, not {w.ndim}")
+        raise ValueError(
+            f"x must have 1 to 3 spatial dimensions, so 3 to 5 in all, not {len(x_shape)}"
+        )
+    if len(w_shape) != len(x_shape):
+        raise ValueError(f"w must have {len(x_shape)} dimensions like x, not {len(w_shape)}")
     stride = _per_dimension(strides, "strides", dimensions)
     dilation = _per_dimension(input_dilation, "input_dilation", dimensions)
     spread = _per_dimension(kernel_dilation, "kernel_dilation", dimensions)
@@ -222,43 +285,20 @@ def conv(
     if len(pads) != dimensions:
         raise ValueError(f"padding must be {dimensions} pairs, not {len(pads)}")
     shape = conv_output_shape(
-        x.shape,
-        w.shape,
+        x_shape,
+        w_shape,
         strides=stride,
         padding=pads,
         input_dilation=dilation,
         kernel_dilation=spread,
     )
-    target, accumulate = _target(out, accumulate_into, shape)
-    if dimensions == 3:
-        _conv_3d(
-            x,
-            w,
-            target,
-            strides=stride,
-            padding=pads,
-            input_dilation=dilation,
-            kernel_dilation=spread,
-            groups=groups,
-            accumulate=accumulate,
-        )
-        return target
-    if dimensions == 1:
-        plane_x, plane_w, plane_out = x[:, None], w[None], target[:, None]
-    else:
-        plane_x, plane_w, plane_out = x, w, target
-    _native.conv(
-        plane_x,
-        plane_w,
-        plane_out,
-        _pair(stride),
-        _pair(tuple(low for low, _ in pads), 0),
-        _pair(dilation),
-        _pair(spread),
-        groups,
-        accumulate,
-    )
-    return target
+    lows = _pair(tuple(low for low, _ in pads), 0)
+    planar = (_pair(stride), lows, _pair(dilation), _pair(spread))
+    return _ConvPlan(shape, stride, pads, dilation, spread, planar)
+
+
+def _fixed(values: Sequence[int] | None) -> tuple[int, ...] | None:
+    return None if values is None else tuple(values)
 
 
 def _pair(values: tuple[int, ...], height: int = 1) -> tuple[int, int]:

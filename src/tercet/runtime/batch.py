@@ -50,6 +50,7 @@ def run_batch(
     program: Program,
     model: Mapping[str, Share | Words],
     requests: Sequence[tuple[int, tuple[Summand, Summand]]],
+    step: int,
     timeout: float,
 ) -> tuple[list[OutputPart], Measure]:
     """Run ``program`` on all rows of all requests together and return a part for each request.
@@ -59,6 +60,7 @@ def run_batch(
         program: a verified program.
         model: shares (or public arrays) of all inputs but the client's.
         requests: ``(rows, summand pair)`` of each.
+        step: rows of a slice (``slice_rows``).
         timeout: seconds to wait for any single message.
 
     Raises:
@@ -70,7 +72,6 @@ def run_batch(
     shares = [expand(pair, INPUT_NAME, bind_shape(shape, rows)) for rows, pair in requests]
     columns = tuple(np.concatenate(c) for c in zip(*(s.parts for s in shares), strict=True))
     total = sum(rows for rows, _ in requests)
-    step = slice_rows(program)
 
     def slices() -> Iterator[Steps[Share]]:
         for piece, start in enumerate(range(0, total, step)):

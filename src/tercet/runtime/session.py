@@ -1,8 +1,9 @@
 """A session: one run of one program on one batch, between the three workers.
 
 Its keys come from the links' pair keys, a nonce of each worker and the program's digest, so that
-no two sessions share a stream. A batch may run in slices, each with streams and messages of its
-own; the slices take turns, so that one computes while another's messages are under way.
+no two sessions share a stream; what a worker draws alone has a fresh key. A batch may run in
+slices, each with streams and messages of its own; the slices take turns, so that one computes
+while another's messages are under way.
 """
 
 from __future__ import annotations
@@ -13,15 +14,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tercet.crypto.prg import Streams
-from tercet.crypto.schedule import local_key, session_key
+from tercet.crypto.prg import SECRET_BYTES, Streams, fresh
+from tercet.crypto.schedule import session_key
 from tercet.net.transport import SESSION_BYTES, Tag, Transport, peers_of
 from tercet.protocol.base import Protocol
 from tercet.protocol.replicated.protocol import Replicated
-from tercet.protocol.rounds import Received, Round, Steps
-
-_NOTHING = memoryview(b"")
-
+from tercet.protocol.rounds import NOTHING, Received, Round, Steps
 
 #: Slices under way at a time: enough that one computes while others wait for messages.
 IN_FLIGHT = 3
@@ -60,7 +58,7 @@ class Session:
         links = transport.open_session(self.id)
         self._following = Streams(session_key(links[self._next].key, nonces, program))
         self._preceding = Streams(session_key(links[self._prev].key, nonces, program))
-        self._own = Streams(local_key(nonces, program))
+        self._own = Streams(fresh(SECRET_BYTES))
 
     def protocol(self, piece: int) -> Protocol:
         """Return this worker's side of the protocol for one slice."""
@@ -79,14 +77,14 @@ class Session:
         Raises:
             TransportError: if a message does not come.
         """
-        started, before = time.perf_counter(), self._transport.counters
+        started = time.perf_counter()
         results: dict[int, Any] = {}
-        waiting: dict[int, tuple[Steps[Any], int, Round]] = {}
+        waiting: dict[int, tuple[Steps[Any], Tag, Round]] = {}
         coming = enumerate(slices)
-        rounds = 0
+        rounds = sent = 0
 
         def advance(piece: int, operation: Steps[Any], step: int, got: Received | None) -> None:
-            nonlocal rounds
+            nonlocal rounds, sent
             try:
                 wanted = next(operation) if got is None else operation.send(got)
             except StopIteration as stop:
@@ -96,28 +94,27 @@ class Session:
                 return
             tag = Tag(self.id, step, piece)
             if wanted.to_next:
-                self._transport.send(self._next, tag, wanted.to_next)
+                sent += self._transport.send(self._next, tag, wanted.to_next)
             if wanted.to_prev:
-                self._transport.send(self._prev, tag, wanted.to_prev)
-            waiting[piece] = (operation, step, wanted)
+                sent += self._transport.send(self._prev, tag, wanted.to_prev)
+            waiting[piece] = (operation, tag, wanted)
 
         while True:
             while len(waiting) < IN_FLIGHT and (following := next(coming, None)) is not None:
                 advance(*following, 0, None)
             if not waiting:
                 break
-            for piece, (operation, step, wanted) in list(waiting.items()):
-                got = self._collect(Tag(self.id, step, piece), wanted, timeout)
-                advance(piece, operation, step + 1, got)
-        sent = self._transport.counters - before
+            for piece, (operation, tag, wanted) in list(waiting.items()):
+                got = self._collect(tag, wanted, timeout)
+                advance(piece, operation, tag.step + 1, got)
         ordered = [results[piece] for piece in sorted(results)]
-        return ordered, Measure(time.perf_counter() - started, sent.bytes, rounds)
+        return ordered, Measure(time.perf_counter() - started, sent, rounds)
 
     def _collect(self, tag: Tag, wanted: Round, timeout: float) -> Received:
         receive = self._transport.recv
         return Received(
-            receive(self._next, tag, wanted.from_next, timeout) if wanted.from_next else _NOTHING,
-            receive(self._prev, tag, wanted.from_prev, timeout) if wanted.from_prev else _NOTHING,
+            receive(self._next, tag, wanted.from_next, timeout) if wanted.from_next else NOTHING,
+            receive(self._prev, tag, wanted.from_prev, timeout) if wanted.from_prev else NOTHING,
         )
 
     def close(self) -> None:

@@ -198,11 +198,15 @@ class Agreement:
                     continue
 
     async def _wait(self, pending: _Pending, offers: int, timeout: float) -> None:
+        def waits() -> bool:
+            return len(pending.offers) < offers and pending.refusal is None
+
         try:
-            async with asyncio.timeout(timeout):
-                while len(pending.offers) < offers and pending.refusal is None:
-                    pending.changed.clear()
-                    await pending.changed.wait()
+            if waits():
+                async with asyncio.timeout(timeout):
+                    while waits():
+                        pending.changed.clear()
+                        await pending.changed.wait()
         except TimeoutError:
             raise WorkerError(
                 f"the request reached {self._names[self._index]} but not all three workers "

@@ -20,6 +20,7 @@ from tercet.errors import ConfigError, IntegrityError
 from tercet.service.database import FILE
 
 _START = bytes(32)
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 class Event(NamedTuple):
@@ -58,6 +59,8 @@ class Entry(NamedTuple):
 
 def append(db: sqlite3.Connection, events: Sequence[Event]) -> None:
     """Append entries, within the caller's transaction."""
+    if not events:
+        return
     last = db.execute("SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1").fetchone()
     number, previous = last or (0, _START)
     rows = []
@@ -109,7 +112,7 @@ def check(previous: Entry | None, entry: Entry) -> None:
 
 
 def _canonical(fields: dict[str, object]) -> str:
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return _ENCODER.encode(fields)
 
 
 def _hash(previous: bytes, text: str) -> bytes:

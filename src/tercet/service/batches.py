@@ -42,7 +42,7 @@ _TURNS = 2
 _MAX_CLOSED = 10_000
 
 
-#: The digest of a program and the nonces of a session that runs it.
+#: The digest of a prediction's program and its nonces, which name the session if it runs alone.
 Agreed = tuple[str, Nonces]
 
 
@@ -61,9 +61,9 @@ class Waiting:
 
     @property
     def agreed(self) -> Agreed | None:
-        """What names the session of a prediction that runs alone; None for steps of a training."""
+        """What names the session of a prediction; None for steps of a training."""
         if isinstance(self.request, Predict):
-            return self.request.program_digest, join_nonces([self.nonces])
+            return self.request.program_digest, self.nonces
         return None
 
     def refuse(self, error: TercetError) -> None:
@@ -306,7 +306,8 @@ class Batches:
             waiting = self._waiting.get(request)
             agreed = waiting.agreed if waiting is not None else self._closed.get(request)
             if agreed is not None:
-                self._cancel(*agreed, reason)
+                digest, nonces = agreed
+                self._cancel(digest, join_nonces([nonces]), reason)
         elif batch and batch[0].agreed is not None:  # it could not be counted here
             digest, _ = batch[0].agreed
             self._cancel(digest, join_nonces([w.nonces for w in batch]), reason)
@@ -325,6 +326,8 @@ class Batches:
 
     async def _agreed(self, request: bytes, deadline: float, generation: int) -> Waiting | None:
         """Return a request once this worker has agreed on it: a peer's offer may lag behind."""
+        if (waiting := self._waiting.get(request)) is not None:
+            return waiting
         try:
             async with asyncio.timeout_at(deadline):
                 while request not in self._waiting:

@@ -100,16 +100,25 @@ class Connection:
         self, bodies: Sequence[object], kind: type[T], timeout: float
     ) -> list[T | BaseException]:
         await self._open()
-        calls = [self._call(i, encode(body), kind, timeout) for i, body in enumerate(bodies)]
-        return await asyncio.gather(*calls, return_exceptions=True)
+        calls = [
+            asyncio.create_task(self._call(i, encode(body), kind)) for i, body in enumerate(bodies)
+        ]
+        try:
+            _, late = await asyncio.wait(calls, timeout=timeout)
+        finally:
+            for call in calls:
+                call.cancel()  # those that have ended are left as they are
+        return [
+            _silent(entry, "answer in time") if call in late else call.exception() or call.result()
+            for entry, call in zip(self.cluster.worker, calls, strict=True)
+        ]
 
-    async def _call(self, index: int, body: bytes, kind: type[T], timeout: float) -> T:
+    async def _call(self, index: int, body: bytes, kind: type[T]) -> T:
         entry = self.cluster.worker[index]
         try:
-            async with asyncio.timeout(timeout):
-                return await self._calls[index].call(body, kind)
+            return await self._calls[index].call(body, kind)
         except TimeoutError:
-            raise _silent(entry, "answer in time") from None
+            raise _silent(entry, "accept a connection") from None
         except aiohttp.WSServerHandshakeError as error:
             raise _odd_status(entry, error.status) from None
         except (aiohttp.ClientError, OSError) as error:

@@ -30,7 +30,7 @@ from tercet.program.program import Program
 from tercet.program.verify import decode as decode_program
 from tercet.program.verify import verify_release
 from tercet.protocol.base import Share
-from tercet.runtime.batch import run_batch
+from tercet.runtime.batch import run_batch, slice_rows
 from tercet.runtime.session import Session
 from tercet.service.arena import map_arena
 from tercet.service.failures import to_failure
@@ -47,6 +47,7 @@ from tercet.service.messages import (
     Loaded,
     Unload,
     Void,
+    decode_command,
     encode,
 )
 from tercet.service.pipe import Incoming, write_message
@@ -89,10 +90,11 @@ class Setup(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A model as it is served, its digest, and the value of each input but the client's."""
+    """A model as it is served, its digest, the rows of a slice, and each input but the client's."""
 
     program: Program
     digest: str
+    step: int
     shares: dict[str, Share | NDArray[np.uint64]]
 
 
@@ -127,9 +129,9 @@ class DataPlane:
             elif isinstance(command, Cancel):
                 self._cancel(command)
             elif isinstance(command, Job):
-                self._tell(self._run(command, self._predict))
+                self._run(command, self._predict)
             elif isinstance(command, TrainJob):
-                self._tell(self._run(command, self._train))
+                self._run(command, self._train)
 
     def _next(self) -> Command | None:
         """Return the next command; ``None`` at the end of the pipe.
@@ -142,7 +144,7 @@ class DataPlane:
                 message = self._incoming.read()
                 if message is None:
                     return None
-                command = msgspec.msgpack.decode(message, type=Command)
+                command = decode_command(message)
                 if isinstance(command, SumCommand):
                     self._sums.put(command)
                 else:
@@ -164,7 +166,9 @@ class DataPlane:
             else:
                 path, index = Path(command.path), self._index
                 shares = load_shares(path, command.model, index, program, command.digests)
-            self._models[command.model] = _Held(program, program.digest(), shares)
+            self._models[command.model] = _Held(
+                program, program.digest(), slice_rows(program), shares
+            )
         except TercetError as error:
             _log.error("model %s: %s", command.model.hex()[:8], error)
             return Loaded(command.model, to_failure(error))
@@ -173,18 +177,19 @@ class DataPlane:
             return Loaded(command.model, to_failure(error))
         return Loaded(command.model)
 
-    def _run(self, job: AnyJob, run: Callable[[AnyJob], Done]) -> Done | Failed:
+    def _run(self, job: AnyJob, run: Callable[[AnyJob], None]) -> None:
         """Run a job; whatever it is that goes wrong, the caller must hear of it."""
         try:
-            return run(job)
+            run(job)
         except TercetError as error:
             _log.warning("job %d failed: %s", job.number, error)
-            return Failed(job.number, to_failure(error))
+            self._tell(Failed(job.number, to_failure(error)))
         except Exception as error:
             _log.exception("job %d failed", job.number)
-            return Failed(job.number, to_failure(error))
+            self._tell(Failed(job.number, to_failure(error)))
 
-    def _predict(self, job: Job) -> Done:
+    def _predict(self, job: Job) -> None:
+        """Run a batch and tell its parts; clearing up can wait."""
         with self._session(job.nonces, job.digest) as session:
             if job.model not in self._models:
                 raise WorkerError("the model's shares are not loaded", "See the worker's log")
@@ -192,14 +197,14 @@ class DataPlane:
             if held.digest != job.digest:
                 raise WorkerError("the model's policy changed meanwhile", "Ask again")
             parts, measure = run_batch(
-                session, held.program, held.shares, job.requests, MESSAGE_TIMEOUT
+                session, held.program, held.shares, job.requests, held.step, MESSAGE_TIMEOUT
             )
-        return Done(job.number, parts, measure.seconds, measure.bytes_sent, measure.rounds)
+            self._tell(Done(job.number, parts, measure.seconds, measure.bytes_sent, measure.rounds))
 
-    def _train(self, job: TrainJob) -> Done:
+    def _train(self, job: TrainJob) -> None:
         with self._session(job.nonces, job.digest) as session:
             self._trainer.prepare(job)
-            return self._trainer.run(session, job, MESSAGE_TIMEOUT)
+            self._tell(self._trainer.run(session, job, MESSAGE_TIMEOUT))
 
     @contextlib.contextmanager
     def _session(self, nonces: tuple[bytes, bytes, bytes], digest: str) -> Iterator[Session]:

@@ -17,7 +17,6 @@ from tercet.service.failures import to_error
 from tercet.service.messages import (
     Command,
     Done,
-    Event,
     Failed,
     Failure,
     Job,
@@ -25,6 +24,7 @@ from tercet.service.messages import (
     Load,
     Loaded,
     Void,
+    decode_event,
     encode,
 )
 from tercet.service.pipe import HEADER, message_size, write_framed
@@ -176,7 +176,7 @@ class DataProcess:
     async def _read(self, output: asyncio.StreamReader) -> None:
         while True:
             size = message_size(await output.readexactly(HEADER.size))
-            event = msgspec.msgpack.decode(await output.readexactly(size), type=Event)
+            event = decode_event(await output.readexactly(size))
             if isinstance(event, Links):
                 self.connected = set(event.connected)
                 continue

@@ -203,7 +203,7 @@ def application(worker: Worker, gate: Gate) -> web.Application:
     async def calls(request: web.Request) -> web.StreamResponse:
         async def predict(body: bytes) -> object:
             client = gate.caller(request, gate.clients)
-            return await worker.predict(client, decode(body, Predict))
+            return await worker.predictions.predict(client, decode(body, Predict))
 
         return await answer_calls(request, predict, MAX_REQUEST)
 

@@ -491,6 +491,12 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
 Command = Load | Unload | Job | TrainJob | Cancel | Void | SumCommand
 Event = Done | Failed | Links | Loaded | SumEvent
 
+# Made once: msgspec would work such a union out anew for every message, which takes longer than
+# to decode one.
+decode_peer_messages = msgspec.msgpack.Decoder(list[PeerMessage]).decode
+decode_command = msgspec.msgpack.Decoder(Command).decode
+decode_event = msgspec.msgpack.Decoder(Event).decode
+
 
 def decode(data: bytes | bytearray | memoryview, kind: type[T]) -> T:
     """Return the validated structure in ``data``.

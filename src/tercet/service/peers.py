@@ -19,7 +19,7 @@ from tercet.net.tls import client_context, explain, peer_identity
 from tercet.program.program import MALFORMED
 from tercet.service.calls import upgrade
 from tercet.service.config import WorkerEntry, split_address
-from tercet.service.messages import PeerMessage, encode
+from tercet.service.messages import PeerMessage, decode_peer_messages, encode
 
 _log = logging.getLogger("tercet.worker")
 
@@ -154,7 +154,7 @@ class PeerLinks:
                 if message.type is not aiohttp.WSMsgType.BINARY:
                     break
                 try:
-                    decoded = msgspec.msgpack.decode(message.data, type=list[PeerMessage])
+                    decoded = decode_peer_messages(message.data)
                 except MALFORMED as error:
                     _log.error("malformed message of %s: %s", self._entries[peer].name, error)
                     break

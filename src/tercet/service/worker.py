@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -20,24 +18,17 @@ import msgspec
 from tercet import __version__
 from tercet.crypto.identity import Identity, PublicIdentity
 from tercet.errors import (
-    BusyError,
     ConfigError,
-    IntegrityError,
-    RefusedError,
     StorageError,
     TercetError,
     TransportError,
     WorkerError,
 )
-from tercet.program.types import bind_shape
-from tercet.runtime.batch import INPUT_NAME
-from tercet.service.agreement import Agreement, Nonces, UnderWay
+from tercet.service.agreement import Agreement, Nonces
 from tercet.service.agreements import Agreements
 from tercet.service.arena import Arena
 from tercet.service.batches import Batches, Waiting
-from tercet.service.checks import binding, check_id, check_pair, check_size, pair_digests
 from tercet.service.config import WORKERS, ClusterConfig, split_address
-from tercet.service.counts import Request
 from tercet.service.dataplane import Peer, Setup
 from tercet.service.dataprocess import DataProcess
 from tercet.service.failures import to_error
@@ -46,14 +37,12 @@ from tercet.service.lines import Lines
 from tercet.service.logs import Style
 from tercet.service.messages import (
     Accepted,
-    Answer,
     Cancel,
     Counted,
     Description,
     Done,
     Farewell,
     Inventory,
-    Job,
     Leave,
     Load,
     PeerMessage,
@@ -70,7 +59,7 @@ from tercet.service.metrics import Metrics
 from tercet.service.model import Model
 from tercet.service.ownership import Ownership
 from tercet.service.peers import PeerLinks
-from tercet.service.rates import Rates
+from tercet.service.predictions import Means, Predictions, stopping
 from tercet.service.reconcile import Reconciler
 from tercet.service.registry import Registry
 from tercet.service.round_order import MEMORY
@@ -82,24 +71,19 @@ from tercet.service.sum_messages import SumMessage
 from tercet.service.training_messages import FinishTraining, Standing, TrainSteps
 from tercet.service.training_requests import TrainingRequests
 from tercet.service.training_runs import Runs
-from tercet.service.trainings import Means, Trainings
+from tercet.service.trainings import Means as TrainingMeans
+from tercet.service.trainings import Trainings
 
 _log = logging.getLogger("tercet.worker")
 
-#: Requests of one client that may be under way at a time, and of all clients by default.
-MAX_OPEN = 64
-#: Bytes of shares that one client's requests under way may have here: sixteen full requests.
-MAX_HELD = 1 << 30
+#: Requests that may be under way at a time by default.
 MAX_QUEUE = 512
 #: Seconds that requests under way have when the worker is told to stop.
 STOP_SECONDS = 10.0
 #: Seconds for which an owner's answer waits until all three workers are ready with what was asked.
 SETTLE_SECONDS = 10.0
 _SETTLE_POLL = 0.005
-#: Longest wait that a busy worker asks for.
-_MAX_RETRY = 60
 _TICK = 1.0
-_CHANGED = "the model's policy changed during the request"
 
 
 class Worker:
@@ -141,20 +125,12 @@ class Worker:
         self._names = [w.name for w in cluster.worker]
         self._peers = [p for p in range(WORKERS) if p != index]
         self._started = time.monotonic()
-        self._max_queue = max_queue
-        self._stopping = False
-        self._open: Counter[str] = Counter()
-        self._held: Counter[str] = Counter()
-        self._running: dict[bytes, bytes] = {}  # counted requests and their models
-        self._answered: Counter[bytes] = Counter()
-        self._who: dict[bytes, str] = {}
-        self._rates = Rates()
         self.metrics = Metrics()
         self.registry = Registry(state, self._changed)
         self.links = PeerLinks(index, identity, cluster.worker, self._received, self._link_changed)
         self.lines = Lines(self._names, self._peers, self.links.send)
         self._leaving = Leaving(
-            self.links.send, lambda: self.links.connected, lambda: not self._running
+            self.links.send, lambda: self.links.connected, lambda: not self.predictions.running
         )
         self._agreement = Agreement(index, self._names, self.links.send)
         self.ownership = Ownership(
@@ -199,13 +175,28 @@ class Worker:
             self._release,
         )
         self._runs = Runs(self.registry, self.agreements, self.sharings, state / "trainings")
+        self.predictions = Predictions(
+            index,
+            self.name,
+            self.registry,
+            self._agreement,
+            self._batches,
+            self.metrics,
+            max_queue,
+            Means(
+                self._missing,
+                lambda: self._plane().loaded,
+                self._runs.check_model,
+                self._leaving.check,
+            ),
+        )
         self.training_requests = TrainingRequests(index, self.registry, self._runs, self._forget)
         self.trainings = Trainings(
             index,
             self.registry,
             self._runs,
             self._agreement,
-            Means(self.links.send, self._train, self._forget, self._reload, self._missing),
+            TrainingMeans(self.links.send, self._train, self._forget, self._reload, self._missing),
         )
         peers = []
         for peer in self._peers:
@@ -230,9 +221,9 @@ class Worker:
 
         ``STOP_SECONDS`` at most.
         """
-        self._stopping = True
+        self.predictions.stop()
         deadline = time.monotonic() + STOP_SECONDS
-        while self._under_way() and time.monotonic() < deadline:
+        while self.predictions.under_way() and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         await self._leaving.part(deadline)
 
@@ -242,7 +233,7 @@ class Worker:
             self._ticker.cancel()
             await asyncio.gather(self._ticker, return_exceptions=True)
         await self.trainings.stop()
-        await self._batches.stop(self._gone())
+        await self._batches.stop(stopping(self.name))
         await self.links.stop()
         if self._data is not None:
             await self._data.stop()
@@ -271,8 +262,8 @@ class Worker:
     def _describe(self, model: Model, reader: str) -> Description:
         return msgspec.structs.replace(
             model.describe(reader, self._fault(model)),
-            answered=self._answered[model.id],
-            running=sum(m == model.id for m in self._running.values()),
+            answered=self.predictions.answered[model.id],
+            running=sum(m == model.id for m in self.predictions.running.values()),
         )
 
     def show_metrics(self) -> bytes:
@@ -283,136 +274,7 @@ class Worker:
             "served": sum(m.policy.serving for m in models),
             "faulty": sum(bool(self._fault(m)) for m in models),
         }
-        return self.metrics.show(self._under_way(), not self.waits(), states)
-
-    async def predict(self, client: PublicIdentity, request: Predict) -> Answer:
-        """Answer one request, or refuse it.
-
-        Raises:
-            NotFoundError, RefusedError: by the model's policy.
-            IntegrityError: if digests or shares do not belong together.
-            TransportError, WorkerError: if a worker is missing, busy or fails meanwhile.
-        """
-        started = time.monotonic()
-        try:
-            check_id(request.id)
-            answer = await self._predict(client, request)
-        except TercetError as error:
-            self.metrics.refused(error)
-            raise
-        self.metrics.answered(request.rows, time.monotonic() - started)
-        return answer
-
-    async def _predict(self, client: PublicIdentity, request: Predict) -> Answer:
-        try:
-            self._batches.check_new(request.id)
-            model = self._admit(client.fingerprint, request)
-        except UnderWay:
-            raise
-        except TercetError as error:
-            self._agreement.refuse(request.id, error)
-            raise
-        size = _size(request)
-        self._open[client.fingerprint] += 1
-        self._held[client.fingerprint] += size
-        try:
-            bound = binding(
-                "predict",
-                request.model.hex(),
-                request.program_digest,
-                str(request.rows),
-                client.fingerprint,
-            )
-            digests = await pair_digests(self.index, request.shares)
-            try:
-                nonces = await self._agreement.agree(request.id, bound, digests)
-            except TercetError as error:
-                if not isinstance(error, UnderWay):
-                    self._batches.close(request.id)
-                raise
-            try:
-                answer = await self._answer(client, request, nonces)
-                self._answered[model.id] += 1
-            finally:
-                self._running.pop(request.id, None)
-                self._leaving.check()
-        finally:
-            self._open[client.fingerprint] -= 1
-            self._held[client.fingerprint] -= size
-            if not self._open[client.fingerprint]:
-                del self._open[client.fingerprint], self._held[client.fingerprint]
-        _log.info(
-            "answered %s for %s on %s: %d rows",
-            request.id.hex()[:8],
-            client.name,
-            model.label,
-            request.rows,
-        )
-        return answer
-
-    async def _answer(
-        self, client: PublicIdentity, request: Predict, nonces: tuple[bytes, bytes, bytes]
-    ) -> Answer:
-        """Wait for the batch, and note in the audit log what became of a counted request."""
-        self._who[request.id] = client.name
-        asked = Request(request.id, request.model, client.fingerprint, request.rows, client.name)
-        outcome = "failed: the worker stopped"
-        try:
-            answer: Answer = await self._batches.answer(
-                Waiting(request, client.fingerprint, nonces)
-            )
-            model = self.registry.by_id(request.model)
-            model.check_client(client.fingerprint)
-            if model.digest != request.program_digest:
-                raise RefusedError(_CHANGED, "Ask again")
-            outcome = "answered"
-        except TercetError as error:
-            outcome = f"failed: {type(error).__name__}"
-            raise
-        else:
-            return answer
-        finally:
-            if self._who.pop(request.id, None) is None:  # it was counted
-                self.registry.note(asked, outcome)
-
-    def _admit(self, client: str, request: Predict) -> Model:
-        """Check all that can be checked before asking the peers."""
-        if self._stopping:
-            raise self._gone()
-        if self._open[client] >= MAX_OPEN:
-            raise self._busy(f"{MAX_OPEN} requests of this client are under way")
-        if self._held[client] + _size(request) > MAX_HELD:
-            raise self._busy(f"{self._held[client]} bytes of this client are under way")
-        if (waiting := self._under_way()) >= self._max_queue:
-            raise self._busy(f"worker {self.name} has {waiting} requests under way")
-        check_pair(request.shares)
-        if missing := self._missing():
-            raise TransportError(
-                f"worker {self.name} waits for {', '.join(missing)}",
-                "Try again when they are back (`tercet status`)",
-            )
-        model = self._current(request)
-        self._runs.check_model(model.id)
-        check_size(model.program, request.rows)
-        self.registry.admit(request.id, model, client, request.rows)
-        if (fault := self._plane().loaded.get(model.id)) is not None:
-            raise to_error(fault, f"worker {self.name} cannot use model {model.name!r}")
-        shape = bind_shape(model.program.input_shape(), request.rows)
-        for summand in request.shares:
-            summand.check({INPUT_NAME: shape})
-        if model.policy.max_rate is not None:
-            self._rates.take(model.id, client, model.policy.max_rate)
-        return model
-
-    def _current(self, request: Predict) -> Model:
-        """Return the model of a request, if it still runs the program that the request names."""
-        model = self.registry.by_id(request.model)
-        if request.program_digest != model.digest:
-            raise IntegrityError(
-                f"model {model.name!r} runs another program than the request names",
-                "Connect again; if it stays so, the workers disagree: tell their operators",
-            )
-        return model
+        return self.metrics.show(self.predictions.under_way(), not self.waits(), states)
 
     # What comes from the peers.
 
@@ -461,34 +323,14 @@ class Worker:
         request = waiting.request
         if isinstance(request, TrainSteps):
             self._runs.check_steps(request)
-            return
-        model = self._current(request)
-        self.registry.admit(request.id, model, waiting.client, request.rows, ahead)
-        waiting.change = model.change
+        else:
+            self.predictions.accept(waiting, request, ahead)
 
     def _count(self, batch: Sequence[Waiting]) -> None:
-        """Count a batch durably."""
+        """Count a batch durably; of a training nothing is: masks are new for each chunk."""
         first = batch[0].request
-        if isinstance(first, TrainSteps):  # nothing is counted: masks are new for each chunk
-            return
-        requests = [
-            Request(
-                w.request.id, w.request.model, w.client, w.request.rows,
-                self._who.get(w.request.id, ""),
-            )
-            for w in batch
-        ]  # fmt: skip
-        try:
-            change = self._current(first).change
-            if any(w.change != change for w in batch):  # while the peers' acceptances were awaited
-                raise RefusedError(_CHANGED, "Ask again")
-            self.registry.count(requests, change)
-        except StorageError:
-            self.metrics.disk_refused()
-            raise
-        for w in batch:
-            self._who.pop(w.request.id, None)
-            self._running[w.request.id] = w.request.model
+        if isinstance(first, Predict):
+            self.predictions.count(batch, first)
 
     def _cancel(self, digest: str, nonces: Nonces, reason: str) -> None:
         """Tell the peers, who may have begun, that a session does not run here."""
@@ -499,11 +341,8 @@ class Worker:
         first = batch[0].request
         if isinstance(first, TrainSteps):
             return self._plane().submit(self._runs.job(first, nonces))
-        inputs = [
-            (w.request.rows, w.request.shares) for w in batch if isinstance(w.request, Predict)
-        ]
-        running = self._plane().submit(Job(0, first.model, first.program_digest, nonces, inputs))
-        running.add_done_callback(self._ran)
+        running = self._plane().submit(self.predictions.job(batch, first, nonces))
+        running.add_done_callback(self.predictions.ran)
         return running
 
     def _release(self, batch: Sequence[Waiting], done: Done) -> Sequence[object]:
@@ -511,9 +350,7 @@ class Worker:
         if isinstance(first, TrainSteps):
             self._runs.check_steps(first)
             return [done]
-        self.registry.check_release(first.model)
-        self._runs.check_model(first.model)
-        return [Answer(p, done.seconds, done.bytes_sent, done.rounds) for p in done.parts]
+        return self.predictions.release(first, done)
 
     async def _train(self, asked: TrainSteps, nonces: Nonces) -> Done:
         """Take some agreed steps of a training, in their turn among the batches."""
@@ -526,10 +363,6 @@ class Worker:
     def _forget(self, agreement: bytes) -> None:
         if self._data is not None:
             self._data.send(Unload(agreement))
-
-    def _ran(self, running: asyncio.Future[Done]) -> None:
-        if not running.cancelled() and running.exception() is None:
-            self.metrics.ran(running.result())
 
     # Small things.
 
@@ -607,17 +440,6 @@ class Worker:
         fault = self._data.loaded.get(model.id) if self._data is not None else None
         return fault.message if fault is not None else ""
 
-    def _under_way(self) -> int:
-        return self._open.total()
-
-    def _busy(self, message: str) -> BusyError:
-        # Requests under way are answered side by side: half of them are in its mean already.
-        seconds = min(_MAX_RETRY, max(1, math.ceil(self.metrics.mean)))
-        return BusyError(message, f"Busy: try again in {seconds} s", seconds)
-
-    def _gone(self) -> WorkerError:
-        return WorkerError(f"worker {self.name} is shutting down", "Try again later")
-
     def _plane(self) -> DataProcess:
         if self._data is None:
             raise WorkerError(f"worker {self.name} is not running", "Start it")
@@ -628,7 +450,3 @@ class Worker:
 
     def _loads(self) -> list[Load]:
         return [self._load(m) for m in self.registry.models()]
-
-
-def _size(request: Predict) -> int:
-    return sum(len(array) for summand in request.shares for array in summand.arrays.values())

@@ -7,12 +7,14 @@ while they are still in the cache.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+from itertools import accumulate
 
 from tercet.protocol.replicated.comparison import by_digits
 from tercet.protocol.replicated.groups import carry_tree
 from tercet.protocol.replicated.lend import low_words
-from tercet.protocol.replicated.party import Layout
+from tercet.protocol.replicated.party import Drawn, Layout
 from tercet.ring.digits import digits, lent_digits, word_rows
 
 #: Most elements of an operation whose randomness is drawn ahead.
@@ -25,7 +27,7 @@ def truncate_layout(size: int, shift: int, partial: bool, fresh: bool = False) -
     lender, pair, outer = _truncation(size, shift, partial, flip=False)
     if fresh:
         pair = dict.fromkeys(pair, size)
-    return lender, pair, outer
+    return _laid_out(lender, pair, outer)
 
 
 @lru_cache(maxsize=4096)
@@ -37,7 +39,7 @@ def relu_layout(size: int, shift: int, bits: int, partial: bool) -> Layout:
         rows = word_rows(digits(bits), bits)
         lender["digits"] = word_rows(lent_digits(bits), bits) * size
         pair |= {"flip": plane, "units": rows * size, "answer": rows * size, "offsets": size}
-        return lender, pair, outer
+        return _laid_out(lender, pair, outer)
     tree = carry_tree(bits, size)
     lender["leaves"] = tree.monomials * plane
     rows = (2 * tree.leaves - 1) * plane
@@ -47,6 +49,23 @@ def relu_layout(size: int, shift: int, bits: int, partial: bool) -> Layout:
             nodes = tree.leaves >> (level + 1)
             parts[f"level {level}"] = (2 * nodes - 1) * plane
         parts["open"] = plane
+    return _laid_out(lender, pair, outer)
+
+
+def _laid_out(*pairs: Mapping[str, int]) -> Layout:
+    """Place labels, each with its number of words, one after the other."""
+    lender, pair, outer = (
+        Drawn(
+            sum(counts.values()),
+            {
+                label: slice(end - count, end)
+                for (label, count), end in zip(
+                    counts.items(), accumulate(counts.values()), strict=True
+                )
+            },
+        )
+        for counts in pairs
+    )
     return lender, pair, outer
 
 

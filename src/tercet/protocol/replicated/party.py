@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,16 @@ from tercet.errors import SecurityError
 
 Words: TypeAlias = NDArray[np.uint64]
 
-#: For the pairs (0, 1), (1, 2) and (2, 0): labels in order, each with a number of words.
-Layout: TypeAlias = tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
+
+class Drawn(NamedTuple):
+    """What a pair draws in one go: so many words, and which of them belong to each label."""
+
+    total: int
+    places: Mapping[str, slice]
+
+
+#: For the pairs (0, 1), (1, 2) and (2, 0).
+Layout: TypeAlias = tuple[Drawn, Drawn, Drawn]
 
 
 class Party:
@@ -37,16 +45,13 @@ class Party:
         What is asked for at ``at`` later under a label of the layout is a part of it, and only
         once; the two ends of a pair lay it out alike, as the layout follows from sizes alone.
         """
-        for streams, drawn, parts in (
+        for streams, drawn, (total, places) in (
             (self._following, self._drawn_next, layout[self.index]),
             (self._preceding, self._drawn_prev, layout[(self.index - 1) % 3]),
         ):
-            total = sum(parts.values())
             words = streams.words("ahead", at, self._piece, total)
-            start = 0
-            for label, count in parts.items():
-                drawn[label, at] = words[start : start + count]
-                start += count
+            for label, place in places.items():
+                drawn[label, at] = words[place]
 
     def with_next(self, label: str, at: str, count: int) -> Words:
         """Return ``count`` uniform words that the next worker draws as well."""

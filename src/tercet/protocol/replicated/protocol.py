@@ -79,14 +79,19 @@ class Replicated(Protocol):
     def product(self, kernel: Kernel, x: Share, y: Share) -> Partial:
         """Compute this worker's cross terms: worker 0 one product, the others two.
 
-        Worker 0: (x0 + x1)(y0 + y1). Worker i: x_i y_{i+1} + x_{i+1} (y_i + y_{i+1}), which for
-        worker 2 leaves out x_0 y_0.
+        Worker 0: (x0 + x1)(y0 + y1). Worker i: x_i y_{i+1} + x_{i+1} y_i, and worker 1 x_2 y_2 as
+        well, which it adds to the factor that has fewer elements.
         """
         (a, b), (c, d) = x.parts, y.parts
         if self.party.index == 0:
             return Partial((kernel(a + b, c + d),))
+        if self.party.index == 1:
+            if a.size < c.size:
+                a = a + b
+            else:
+                c = c + d
         total = kernel(a, d)
-        total += kernel(b, c + d if self.party.index == 1 else c)
+        total += kernel(b, c)
         return Partial((total,))
 
     def bit_not(self, x: Bits) -> Bits:
