@@ -172,7 +172,7 @@ class TlsTransport(Transport):
         if session is None:
             self._close(reason, linger=False)
             return
-        self._end(session, reason)
+        self._end(session, printable(reason))
         for peer in self._peers.values():
             try:
                 self._channel(peer.index).send_abort(session, reason)
@@ -267,8 +267,9 @@ class TlsTransport(Transport):
                     peer.channel.drop(session)
 
     def _end(self, session: bytes, reason: str) -> None:
+        """End a session here; ``reason`` is printable."""
         for peer in self._peers.values():
-            peer.ended.end(session, TransportError, printable(reason))
+            peer.ended.end(session, TransportError, reason)
             channel = peer.channel
             if channel is not None:
                 channel.drop(session)

@@ -28,15 +28,12 @@ class Ledger:
     def use(self, tag: Tag) -> bool:
         """Note a tag; False if it was used before."""
         session, step, part = tag
-        place = step << 16 | part
         places = self._used.get(session)
         if places is None:
-            self._used[session] = {place}
-            return True
-        if place in places:
-            return False
-        places.add(place)
-        return True
+            places = self._used[session] = set()
+        before = len(places)
+        places.add(step << 16 | part)
+        return len(places) > before
 
     def forget(self, session: bytes) -> None:
         """Drop what is known of a session that has ended."""
@@ -115,13 +112,14 @@ class Mailbox:
         """
         if not self.admit(tag):
             return
-        if self.queued + len(payload) > MAX_QUEUED or len(self._frames) >= MAX_FRAMES:
+        size = len(payload)
+        if self.queued + size > MAX_QUEUED or len(self._frames) >= MAX_FRAMES:
             raise FrameError(
                 f"{self.queued} bytes in {len(self._frames)} frames of worker {self._peer} "
                 "wait here and more came",
                 "Run the batch in smaller slices",
             )
-        self.queued += len(payload)
+        self.queued += size
         self._frames[tag] = payload
 
     def take(self, tag: Tag) -> memoryview | None:

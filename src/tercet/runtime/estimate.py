@@ -66,8 +66,7 @@ def estimate(program: Program, batch: int, costs: CostModel) -> list[Instruction
 def _slice_cost(program: Program, number: int, rows: int, costs: CostModel) -> Cost:
     instruction, counting = program.instructions[number], Counting(costs)
     args = tuple(_dummy(program.type_of(a), rows) for a in instruction.args)
-    scale = program.type_of(instruction.args[0]).scale
-    step = Step(counting, instruction, args, str(number), rows, scale)
+    step = Step(program, counting, instruction, args, str(number), rows)
     rounds = count_rounds(ROUNDS[instruction.op](step))
     return Cost(counting.bytes, rounds)
 

@@ -49,8 +49,7 @@ def run(
     values: dict[int, Value] = {n: inputs[i.name] for n, i in enumerate(program.inputs)}
     for number, instruction in enumerate(program.instructions):
         args = tuple(values[a] for a in instruction.args)
-        scale = program.type_of(instruction.args[0]).scale
-        step = Step(protocol, instruction, args, str(number), batch, scale)
+        step = Step(program, protocol, instruction, args, str(number), batch)
         if instruction.op in LOCAL:
             result = LOCAL[instruction.op](step)
         else:

@@ -71,8 +71,7 @@ def _step(
 ) -> Step:
     instruction = program.instructions[number]
     args: tuple[Any, ...] = tuple(values[a] for a in instruction.args)
-    scale = program.type_of(instruction.args[0]).scale
-    return Step(protocol, instruction, args, str(number), batch, scale)
+    return Step(program, protocol, instruction, args, str(number), batch)
 
 
 def _uses(program: Program) -> dict[int, int]:

@@ -79,7 +79,7 @@ class Session:
         """
         started = time.perf_counter()
         results: dict[int, Any] = {}
-        waiting: dict[int, tuple[Steps[Any], int, Round]] = {}
+        waiting: dict[int, tuple[Steps[Any], Tag, Round]] = {}
         coming = enumerate(slices)
         rounds = sent = 0
 
@@ -97,16 +97,16 @@ class Session:
                 sent += self._transport.send(self._next, tag, wanted.to_next)
             if wanted.to_prev:
                 sent += self._transport.send(self._prev, tag, wanted.to_prev)
-            waiting[piece] = (operation, step, wanted)
+            waiting[piece] = (operation, tag, wanted)
 
         while True:
             while len(waiting) < IN_FLIGHT and (following := next(coming, None)) is not None:
                 advance(*following, 0, None)
             if not waiting:
                 break
-            for piece, (operation, step, wanted) in list(waiting.items()):
-                got = self._collect(Tag(self.id, step, piece), wanted, timeout)
-                advance(piece, operation, step + 1, got)
+            for piece, (operation, tag, wanted) in list(waiting.items()):
+                got = self._collect(tag, wanted, timeout)
+                advance(piece, operation, tag.step + 1, got)
         ordered = [results[piece] for piece in sorted(results)]
         return ordered, Measure(time.perf_counter() - started, sent, rounds)
 

@@ -5,24 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tercet.program.program import Instruction
+from tercet.program.program import Instruction, Program
 from tercet.program.types import bind_shape
 from tercet.protocol.base import Protocol
 
 
 @dataclass(slots=True)
 class Step:
-    """One instruction about to run: its arguments' values, bound attributes and place.
+    """One instruction about to run: its arguments' values, bound attributes and place."""
 
-    ``scale`` is that of the first argument.
-    """
-
+    program: Program
     protocol: Protocol
     instruction: Instruction
     args: tuple[Any, ...]
     at: str
     batch: int
-    scale: int
+
+    @property
+    def scale(self) -> int:
+        """Fractional bits of the first argument."""
+        return self.program.type_of(self.instruction.args[0]).scale
 
     def attr(self, name: str) -> Any:
         """Return an attribute as it stands."""
