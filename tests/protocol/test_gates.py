@@ -51,6 +51,22 @@ def test_rectify_and_gate(partial: bool, size: int) -> None:
     assert not through[bits == 0].any()
 
 
+@pytest.mark.parametrize("size", [100, 10_000])
+@pytest.mark.parametrize("low", [1, 16, 30])
+def test_the_widest_window_ends_at_bit_62(low: int, size: int) -> None:
+    rng = np.random.default_rng(low)
+    most = 2**62 - 2**36
+    value = rng.integers(-most, most, size)
+    value[:4] = most, -most, 1 << low, -1
+    values, sides = trio.share(value.view(np.uint64), rng), trio.parties()
+    results, _ = trio.run(lambda i: sides[i].rectify(values[i], 35, low, 63 - low, "a"))
+    y = _signed(trio.reconstruct([r[0] for r in results]))
+    assert np.array_equal(trio.reconstruct_bits([r[1] for r in results]), value > 0)
+    assert np.abs(y - np.maximum(value, 0) / 2**35).max() <= 1
+    signs, _ = trio.run(lambda i: sides[i].negative(values[i], low, 63 - low, "b"))
+    assert np.array_equal(trio.reconstruct_bits(signs), value < 0)
+
+
 def test_gate_without_a_shift_is_exact() -> None:
     rng = np.random.default_rng(0)
     bit, x = (rng.integers(0, 2**64, 300, dtype=np.uint64) for _ in range(2))

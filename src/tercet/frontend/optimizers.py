@@ -42,7 +42,7 @@ SQUARE_SCALE, UPDATE_SCALE = 38, 20
 GRADIENT_LOG2, FACTOR_LOG2 = 10, 6
 #: A gradient of Adam, AdamW or RMSprop that is larger counts as this large, with its sign.
 LARGEST = 1.875
-#: It is compared in steps of 2^-10, within 2^17.
+#: It is compared in steps of 2^-10, within 2^17; products of gradients hold to 2^14.
 _GUARD_SHIFT, _GUARD_BITS = 16, 28
 #: The factor of gradients of SGD lies between 2^3 and 2^4 where the rate is highest.
 _HEADROOM = 4
