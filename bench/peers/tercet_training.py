@@ -64,6 +64,8 @@ def export(path: str) -> None:
     works = []
     for name in REPEATS:
         model = network(name)
+        # As every system may hold them, so that all start from the same.
+        model.set_weights([np.rint(w * 2.0**24) / 2.0**24 for w in model.get_weights()])
         x = digits.x_train[:ROWS].reshape(ROWS, *model.input_shape[1:]).astype(np.float32)
         y = np.eye(10, dtype=np.float32)[digits.y_train[:ROWS]]
         before = dict(zip(names_of(name), model.get_weights(), strict=True))

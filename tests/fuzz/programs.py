@@ -48,7 +48,7 @@ def _everything() -> Program:
     bit = emit("bit_and", bit, emit("bit_not", bit))
     y = emit("maximum", y, emit("select", bit, x), bits=40)
     y = emit("relu", emit("conv", y, kernel, groups=1, **steps, **dilated), shift=16, bits=40)
-    both = emit("rectify", y, shift=0, bits=30)
+    both = emit("rectify", y, shift=0, low=0, bits=30)
     y = emit("gate", emit("active", both), emit("rectified", both), shift=0)
     back = {"groups": 1, **steps, **dilated}
     y = emit("conv_input", y, kernel, extents=(4, 4), **back)

@@ -11,7 +11,7 @@ from tercet.protocol.replicated.cost import ReplicatedCost
 from tercet.protocol.rounds import finish
 from tests import trio
 
-SHIFT, BITS = 20, 31
+SHIFT, LOW, BITS = 20, 8, 43
 
 
 def _partials(value: np.ndarray, rng: np.random.Generator) -> list[Partial]:
@@ -30,14 +30,14 @@ def test_rectify_and_gate(partial: bool, size: int) -> None:
     value = rng.integers(-(2**48), 2**48, size).astype(np.int64).view(np.uint64)
     values = _partials(value, rng) if partial else trio.share(value, rng)
     sides = trio.parties()
-    results, traffic = trio.run(lambda i: sides[i].rectify(values[i], SHIFT, BITS, "a"))
+    results, traffic = trio.run(lambda i: sides[i].rectify(values[i], SHIFT, LOW, BITS, "a"))
     cost = ReplicatedCost().rectify(size, SHIFT, BITS, partial)
     assert (traffic.bytes, traffic.rounds) == (cost.bytes, cost.rounds)
     y = _signed(trio.reconstruct([r[0] for r in results]))
     bits = trio.reconstruct_bits([r[1] for r in results])
     real = _signed(value) / 2**SHIFT
-    assert np.abs(y - np.maximum(real, 0)).max() <= 2
-    far = np.abs(real) > 2
+    assert np.abs(y - np.maximum(real, 0)).max() <= 1
+    far = np.abs(real) >= 2.0 ** (LOW - SHIFT)
     assert np.array_equal(bits[far], (real > 0)[far])
     assert not y[bits == 0].any()
 
@@ -49,6 +49,22 @@ def test_rectify_and_gate(partial: bool, size: int) -> None:
     through = _signed(trio.reconstruct(gated))
     assert np.abs(through - bits * _signed(g) / 2**SHIFT).max() <= 1
     assert not through[bits == 0].any()
+
+
+@pytest.mark.parametrize("size", [100, 10_000])
+@pytest.mark.parametrize("low", [1, 16, 30])
+def test_the_widest_window_ends_at_bit_62(low: int, size: int) -> None:
+    rng = np.random.default_rng(low)
+    most = 2**62 - 2**36
+    value = rng.integers(-most, most, size)
+    value[:4] = most, -most, 1 << low, -1
+    values, sides = trio.share(value.view(np.uint64), rng), trio.parties()
+    results, _ = trio.run(lambda i: sides[i].rectify(values[i], 35, low, 63 - low, "a"))
+    y = _signed(trio.reconstruct([r[0] for r in results]))
+    assert np.array_equal(trio.reconstruct_bits([r[1] for r in results]), value > 0)
+    assert np.abs(y - np.maximum(value, 0) / 2**35).max() <= 1
+    signs, _ = trio.run(lambda i: sides[i].negative(values[i], low, 63 - low, "b"))
+    assert np.array_equal(trio.reconstruct_bits(signs), value < 0)
 
 
 def test_gate_without_a_shift_is_exact() -> None:
@@ -79,7 +95,7 @@ def test_messages_of_a_kept_bit_are_uniform(worker: int) -> None:
     rng = np.random.default_rng(worker)
     value = np.full(1 << 16, 2**40, np.uint64)
     values, sides = trio.share(value, rng), trio.parties()
-    results, traffic = trio.run(lambda i: sides[i].rectify(values[i], SHIFT, BITS, "a"))
+    results, traffic = trio.run(lambda i: sides[i].rectify(values[i], SHIFT, LOW, BITS, "a"))
     trio.run(lambda i: sides[i].gate(results[i][1], values[i], SHIFT, "b"))
     for _, receiver, message in traffic.messages:
         if receiver == worker and len(message) > 4096:

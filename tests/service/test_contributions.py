@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from tercet.crypto.prg import fresh
 from tercet.errors import InputError, IntegrityError, RefusedError, WorkerError
+from tercet.program.training import DATA_SCALE
 from tercet.protocol.replicated.sharing import Summand, deal
 from tercet.ring import fixed
 from tercet.service.cluster import LocalCluster
@@ -48,7 +49,7 @@ def test_stored_listed_removed(three: LocalCluster) -> None:
     with contributor(three) as a, contributor(three, "hospital-b") as b:
         told = a.contribute("ward", X, [0, 2, 1, 0], classes=3)
         assert told.full_name == "hospital-a/ward"
-        assert told.contribution.tensors == {"x": Tensor((4, 3), 16), "y": Tensor((4, 3), 16)}
+        assert told.contribution.tensors == {k: Tensor((4, 3), DATA_SCALE) for k in "xy"}
         other = b.contribute("ward", X)
         assert [t.digest for t in b.contributions()] == [told.digest, other.digest]
         with pytest.raises(RefusedError, match="contributed 'ward' already"):
@@ -72,7 +73,7 @@ def test_what_the_files_hold_is_a_sharing_of_the_data(three: LocalCluster) -> No
             seed = arrays["0:seed"].tobytes() if "0:seed" in arrays else b""
             data = {} if seed else {"x": arrays["0:array:x"].tobytes()}
             total += Summand(seed, data).expand("x", (4, 3))
-        np.testing.assert_array_equal(fixed.decode(total, 16), X)
+        np.testing.assert_array_equal(fixed.decode(total, DATA_SCALE), X)
         a.remove("sum")
 
 

@@ -73,7 +73,7 @@ def data(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def contribute(cluster: Cluster, name: str, *arrays: np.ndarray, **other: object) -> Deposited:
     with Contributor(cluster.config, cluster.owner) as owner:
-        return owner.contribute(name, *arrays, **other)  # type: ignore[arg-type]
+        return owner.contribute(name, *arrays, **{"scale": 16, **other})  # type: ignore[arg-type]
 
 
 def initial(cluster: Cluster, name: str) -> Deposited:

@@ -9,6 +9,7 @@ import numpy as np
 
 from tercet.frontend.training import TracedTraining
 from tercet.program.program import Role
+from tercet.program.training import DATA_SCALE
 from tercet.protocol.base import Share
 from tercet.protocol.plaintext import Plaintext
 from tercet.protocol.rounds import finish
@@ -35,7 +36,7 @@ def decoded(traced: TracedTraining, state: Mapping[str, np.ndarray]) -> Arrays:
 
 
 def _encoded(rows: tuple[Any, Any]) -> Arrays:
-    return {n: encode(np.asarray(v, float), 16) for n, v in zip("xy", rows, strict=True)}
+    return {n: encode(np.asarray(v, float), DATA_SCALE) for n, v in zip("xy", rows, strict=True)}
 
 
 def in_the_clear(traced: TracedTraining, batches: Iterable[tuple[Any, Any]]) -> Iterator[Any]:

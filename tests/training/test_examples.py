@@ -152,7 +152,7 @@ def test_what_propose_and_fit_refuse() -> None:
             (model(3), ["ward"], {}, NotFoundError, "several contributions 'ward'"),
             (model(3), ["nothing"], {}, NotFoundError, "no contribution 'nothing'"),
             (model(3), [], {}, InputError, "a training on nothing"),
-            (model(3), BOTH, {}, RefusedError, r"x of hospital-b/ward has rows 2 \(16 .* takes 3"),
+            (model(3), BOTH, {}, RefusedError, r"x of hospital-b/ward has rows 2 \(22 .* takes 3"),
             (model(3), BOTH[:1], {"batch_size": 41}, InputError, "41 rows, and 40 rows in all"),
             (model(3), BOTH[:1], {"release": "all"}, InputError, "release 'all'"),
             (model(3), BOTH[:1], {"metrics": ("auc",)}, InputError, "metric 'auc'"),

@@ -79,14 +79,15 @@ def test_loss(name: str) -> None:
     _check(model, smooth if name == "smooth" else name, x, y)
 
 
-def test_background_has_no_gradient() -> None:
-    """A value that is exactly 0 before its ReLU, as a patch of background has it."""
+@pytest.mark.parametrize("kind", ["ReLU", "LeakyReLU"])
+def test_background(kind: str) -> None:
+    """A value that is exactly 0 at the kink, as a patch of background has it."""
     import keras
 
     keras.utils.set_random_seed(0)
     layers = keras.layers
-    stack = [layers.Conv2D(4, 3), layers.AveragePooling2D(2), layers.ReLU(), layers.Flatten()]
-    model = keras.Sequential([keras.Input((10, 10, 1)), *stack, layers.Dense(3)])
+    stack = [layers.Conv2D(4, 3), layers.AveragePooling2D(2), getattr(layers, kind)()]
+    model = keras.Sequential([keras.Input((10, 10, 1)), *stack, layers.Flatten(), layers.Dense(3)])
     x = np.zeros((ROWS, 10, 10, 1), np.float32)
     x[:, 5:, 5:] = np.random.default_rng(0).uniform(0, 1, (ROWS, 5, 5, 1))
     y = np.eye(3, dtype=np.float32)[np.arange(ROWS) % 3]

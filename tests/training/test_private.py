@@ -16,7 +16,13 @@ from tercet.errors import InputError, ProgramError, SecurityError, UnsupportedOp
 from tercet.net.memory import MemoryTransport
 from tercet.program.private import GRID, PrivateSum
 from tercet.program.program import Role
-from tercet.program.training import Training, decode_training, encode_training, verify_training
+from tercet.program.training import (
+    DATA_SCALE,
+    Training,
+    decode_training,
+    encode_training,
+    verify_training,
+)
 from tercet.protocol.base import Share
 from tercet.protocol.plaintext import Plaintext
 from tercet.protocol.rounds import finish
@@ -101,7 +107,7 @@ def step(
     training: Training = found.training
     assert training.privacy is not None
     rows = Poisson(SEED, training.privacy, training.batch_size).rows(0)
-    given = {"x": encode(x[rows], 16), "y": encode(y[rows], 16)}
+    given = {"x": encode(x[rows], DATA_SCALE), "y": encode(y[rows], DATA_SCALE)}
     public = {**words(found, Role.PUBLIC), **step_values(training, 0, SEED)}
     state = words(found, Role.STATE)
     if not shared:
@@ -210,7 +216,7 @@ def test_a_repeated_chunk_has_other_noise_and_other_masks() -> None:
     found = traced(model(), 1.0)
     training, transports, rng = found.training, MemoryTransport.trio(), np.random.default_rng(0)
     sampled = Poisson(SEED, training.privacy, training.batch_size).rows(0)
-    given = {n: encode(a[sampled], 16) for n, a in zip("xy", data(), strict=True)}
+    given = {n: encode(a[sampled], DATA_SCALE) for n, a in zip("xy", data(), strict=True)}
     states, rows = (
         {n: trio.share(w, rng) for n, w in words_.items()}
         for words_ in (words(found, Role.STATE), given)

@@ -111,10 +111,12 @@ def test_what_does_not_fit_is_refused_before_anything_runs(three: LocalCluster) 
     wide = contribute(three.as_party("hospital-b"), "wide", np.c_[x, x], y)
     bare = contribute(three.as_party("hospital-b"), "bare", x)
     few = contribute(three.as_party("hospital-b"), "few", x[:5], y[:5])
+    fine = contribute(three.as_party("hospital-b"), "fine", x, y, scale=22)
     start = initial(three.as_party("coordinator"), "unfit")
     cases = (
         ([good, wide], {}, "x of hospital-b/wide has rows 6 .* but the model takes 3"),
         ([good, bare], {}, "hospital-b/bare has x, but the training takes x and y"),
+        ([good, fine], {}, "fine has rows 3 .22 frac.* takes 3 .16 frac.*contribute it again"),
         ([few], {"steps": 1}, "a step of 8 rows, and 5 rows in all"),
         ([good], {"steps": 6}, "6 steps for 1 epochs of 40 rows"),
         ([good, few], {"columns": True}, "hospital-b/few has 5 rows and hospital-a/good has 40"),

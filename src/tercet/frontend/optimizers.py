@@ -29,21 +29,20 @@ from typing import Any
 from tercet.errors import ModelError, UnsupportedOperation
 from tercet.frontend.foreign import Foreign
 from tercet.frontend.lowering import Lowering
-from tercet.frontend.step import ROOT_SCALE, StepLowering, approximate
+from tercet.frontend.scales import ROOT_SCALE, STATE_SCALE
+from tercet.frontend.step import StepLowering, approximate
 from tercet.frontend.values import Secret, public
 from tercet.program.checks import RANGE_BITS
 from tercet.program.program import Role
 from tercet.program.training import Kind, StepInput
 
-#: Fractional bits of weights and of slots but mean squares.
-STATE_SCALE = 24
 #: Fractional bits of a mean square in its slot, and of a product on its way to an update.
 SQUARE_SCALE, UPDATE_SCALE = 38, 20
 #: Base-2 logarithms of the factor of gradients where it cancels: in the backward pass, in slots.
 GRADIENT_LOG2, FACTOR_LOG2 = 10, 6
 #: A gradient of Adam, AdamW or RMSprop that is larger counts as this large, with its sign.
 LARGEST = 1.875
-#: It is compared in steps of 2^-10, within 2^17.
+#: It is compared in steps of 2^-10, within 2^17; products of gradients hold to 2^14.
 _GUARD_SHIFT, _GUARD_BITS = 16, 28
 #: The factor of gradients of SGD lies between 2^3 and 2^4 where the rate is highest.
 _HEADROOM = 4

@@ -17,25 +17,32 @@ from fractions import Fraction
 
 import numpy as np
 
-from tercet.errors import ProgramError
 from tercet.frontend.graph import Graph, Var
 from tercet.frontend.lowering import RELATIVE_BITS, Lowering
+from tercet.frontend.origins import Origins
+from tercet.frontend.scales import (
+    COMPARED_SCALE,
+    FINE_SCALE,
+    GRADIENT_SCALE,
+    NARROW_SCALE,
+    PRODUCT_SCALE,
+    ROOT_SCALE,
+    STATE_SCALE,
+    VALUE_SCALE,
+    WEIGHTED_SCALE,
+)
 from tercet.frontend.values import Known, Secret, Value, public
-from tercet.program.checks import MAX_PENDING, RANGE_BITS
+from tercet.program.checks import MAX_PENDING, RANGE_BITS, widest_window
 from tercet.program.program import Attribute, Role
 from tercet.program.training import StepInput
 from tercet.program.types import Form
 
 #: Comparisons and functions take values below 2^14, as inputs and weights are.
 WINDOW = 31
-#: Fractional bits with which a root is taken, if there are more than 24: it reaches 2^16 then.
-ROOT_SCALE, NARROW_SCALE = 30, 24
 _WIDE_WINDOW = 48
-#: Probabilities keep more bits: their errors have a sign, and p - y is summed over many steps.
-FINE_SCALE = 20
+#: Bits of a value below 2^14 before the point, and its sign.
+_WHOLE_BITS = 15
 _FINE = frozenset({"softmax", "log_softmax", "sigmoid"})
-#: Most fractional bits of a product: leaves 18 bits before the point.
-_PRODUCT_SCALE = 44
 #: Differences of values below 2^14, and twice that: what is multiplied by a number of the step.
 _VALUE_BITS = 16
 _LINEAR = frozenset(
@@ -61,6 +68,7 @@ class StepLowering(Lowering):
         # Base-2 logarithms of the largest magnitude of each number that a step brings.
         self._magnitudes: dict[int, int] = {}
         self._zero: Secret | None = None
+        self.origins = Origins(self.builder)
 
     # --- scales -----------------------------------------------------------------------------
 
@@ -112,6 +120,15 @@ class StepLowering(Lowering):
             return x
         return self.to_scale(x, self.scale)
 
+    def _natural_scale(self, x: Secret, beside: Secret | None = None) -> int:
+        """Return the bits that ``x`` is rounded to, for a product with the secret ``beside``."""
+        plain = beside is not None and not self.origins.is_weight(beside.handle)
+        if self.origins.is_weight(x.handle):
+            return STATE_SCALE if plain or beside is None else self.scale
+        if plain or self.origins.is_cotangent(x.handle):
+            return self.scale
+        return VALUE_SCALE
+
     # --- instructions -----------------------------------------------------------------------
 
     def emit(self, op: str, *args: int, **attrs: Attribute) -> Secret:
@@ -139,7 +156,9 @@ class StepLowering(Lowering):
     def _gate(self, bit: int, x: Secret) -> Secret:
         if self.form_of(x) is Form.PUBLIC:
             x = self.add_zero(x)
-        return super().emit("gate", bit, x.handle, shift=max(self.scale_of(x) - self.scale, 0))
+        gated = self.origins.is_cotangent(bit) or self.origins.is_cotangent(x.handle)
+        scale = self.scale if gated else VALUE_SCALE
+        return super().emit("gate", bit, x.handle, shift=max(self.scale_of(x) - scale, 0))
 
     def _variance(self, x: Secret) -> Secret:
         """Return ``x`` with many fractional bits, if it has them: a variance may be small."""
@@ -149,26 +168,41 @@ class StepLowering(Lowering):
     def _factors(self, args: Sequence[int]) -> tuple[int, ...]:
         values = [self.wrap(a) for a in args]
         secrets = [self.form_of(v) is not Form.PUBLIC for v in values]
+        others = values[::-1] if all(secrets) else [None, None]
+        natural = [self._natural_scale(v, o) for v, o in zip(values, others, strict=True)]
         if all(secrets):
-            values = [self.settle(v) if self.form_of(v) is Form.PARTIAL else v for v in values]
+            values = [
+                self.to_scale(v, n) if self.form_of(v) is Form.PARTIAL else v
+                for v, n in zip(values, natural, strict=True)
+            ]
         # A number of the step may be large: beside it, a value below 2^16 must have room.
         room = [RANGE_BITS - _VALUE_BITS - self._magnitudes.get(v.handle, 0) for v in values]
         known = any(v.handle in self._magnitudes for v in values)
-        limit = _PRODUCT_SCALE if all(secrets) else min(room) if known else MAX_PENDING
+        limit = self._limit(values) if all(secrets) else min(room) if known else MAX_PENDING
         while (total := sum(map(self.scale_of, values))) > limit:
             first = max(range(2), key=lambda n: (secrets[n], self.scale_of(values[n])))
             scale = max(self.scale, self.scale_of(values[first]) - (total - limit))
-            lower = self.to_scale(values[first], scale if known else self.scale)
+            lower = self.to_scale(values[first], scale if known else natural[first])
             if lower.handle == values[first].handle:
                 raise self.unsupported("a product", "of too many fractional bits")
             values[first] = lower
         return tuple(v.handle for v in values)
 
+    def _limit(self, values: Sequence[Secret]) -> int:
+        """Return the most fractional bits of a product of two secrets."""
+        weights = sum(self.origins.is_weight(v.handle) for v in values)
+        if weights == 1:
+            return WEIGHTED_SCALE
+        known = any(self.origins.is_cotangent(v.handle) for v in values)
+        return GRADIENT_SCALE if known else PRODUCT_SCALE
+
     def _aligned(self, args: Sequence[int]) -> tuple[int, ...]:
         values = [self.wrap(a) for a in args]
         scale = max(map(self.scale_of, values))
-        if scale > _PRODUCT_SCALE and any(self.scale_of(v) < scale for v in values):
-            values = [self.to_scale(v, min(self.scale_of(v), self.scale)) for v in values]
+        if scale > WEIGHTED_SCALE and any(self.scale_of(v) < scale for v in values):
+            values = [
+                self.to_scale(v, min(self.scale_of(v), self._natural_scale(v))) for v in values
+            ]
             scale = max(map(self.scale_of, values))
         values = [self._lifted(v, scale - self.scale_of(v)) for v in values]
         return tuple(v.handle for v in values)
@@ -210,9 +244,6 @@ class StepLowering(Lowering):
             flat = self.reshape(self.wrap(-1), (math.prod(self.wrap(-1).shape),))
             one = self.emit("slice", flat.handle, start=(0,), limit=(1,), stride=(1,))
             zero = self.emit("scale", one.handle, multiplier=0, bits=0)
-            lowered = self.scale_of(zero) - self.scale
-            if lowered:
-                raise ProgramError("the first input has another scale", "Report this fault")
             self._zero = zero
         return self.reshape(self._zero, (1,) * rank)
 
@@ -261,28 +292,35 @@ class StepLowering(Lowering):
         if factor == 0.0 or not math.isfinite(factor):
             return self.emit("scale", x.handle, multiplier=self.fixed(factor, 0), bits=0)
         multiplier, bits = approximate(factor, relative)
-        if self.scale_of(x) + bits > (MAX_PENDING if relative < RELATIVE_BITS else _PRODUCT_SCALE):
-            x = self.settle(x)
+        if self.scale_of(x) + bits > (MAX_PENDING if relative < RELATIVE_BITS else WEIGHTED_SCALE):
+            x = self.to_scale(x, min(self.scale_of(x), self._natural_scale(x)))
         return self.emit("scale", x.handle, multiplier=multiplier, bits=bits)
 
     def negative(self, x: Value) -> Secret:
-        """Return the bit x < 0."""
+        """Return the bit x < 0; that of an exact 0 is 0."""
         assert isinstance(x, Secret)
-        shift = max(self.scale_of(x) - self.scale, 0)
-        return self.emit("negative", x.handle, shift=shift, bits=WINDOW)
+        low, bits = self._compared(x)
+        # A truncation is up to one unit too low.
+        raised = self.emit("add_const", x.handle, value=1 << low) if low else x
+        return self.emit("negative", raised.handle, shift=low, bits=bits)
 
     def rectify(self, x: Secret) -> tuple[Secret, Secret]:
-        """Return max(x, 0) and the bit x > 0, to ``FINE_SCALE`` bits: fewer values count as 0.
+        """Return max(x, 0), to ``VALUE_SCALE`` bits, and the bit x > 0, from ``COMPARED_SCALE``.
 
         One unit of the product is taken off before, so that the bit of an exact 0 is 0: that is
         the gradient of every framework, and a patch of background with a bias of 0 has it.
         """
-        scale = min(FINE_SCALE, max(self.scale_of(x), self.scale))
-        shift = max(self.scale_of(x) - scale, 0)
+        low, bits = self._compared(x)
+        shift = max(self.scale_of(x) - VALUE_SCALE, 0)
         below = self.emit("add_const", x.handle, value=-1)
-        bits = WINDOW + scale - self.scale
-        both = self.emit("rectify", below.handle, shift=shift, bits=bits)
+        both = self.emit("rectify", below.handle, shift=shift, low=low, bits=bits)
         return self.emit("rectified", both.handle), self.emit("active", both.handle)
+
+    def _compared(self, x: Secret) -> tuple[int, int]:
+        """Return the lowest bit and the number of bits that tell the sign of ``x``."""
+        scale = self.scale_of(x)
+        low = max(scale - COMPARED_SCALE, 0)
+        return low, min(_WHOLE_BITS + scale - low, widest_window(low))
 
 
 def approximate(factor: float, relative: int) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from tercet.frontend.foreign import Foreign
 from tercet.frontend.graph import Graph
 from tercet.frontend.jax import SIZES, graph_of
 from tercet.frontend.keras import on_jax
-from tercet.frontend.optimizers import STATE_SCALE
+from tercet.frontend.scales import STATE_SCALE
 from tercet.frontend.step import StepLowering, lower_graph
 from tercet.frontend.traced import Traced
 from tercet.frontend.values import Secret, Value, public

@@ -20,17 +20,25 @@ from tercet.frontend.keras import on_jax
 from tercet.frontend.losses import METRICS, Loss, hits, loss_of
 from tercet.frontend.lowering import Lowering
 from tercet.frontend.matching import Matcher
-from tercet.frontend.optimizers import STATE_SCALE, Optimizer, Weight, optimizer_of
+from tercet.frontend.optimizers import Optimizer, Weight, optimizer_of
 from tercet.frontend.primitives import bind
 from tercet.frontend.private import PrivateStep
 from tercet.frontend.recognise import recognise
+from tercet.frontend.scales import STATE_SCALE
 from tercet.frontend.step import StepLowering, lower_graph
 from tercet.frontend.values import Known, Secret, Value
 from tercet.program.passes.drop_dead import drop_dead as drop_dead_code
 from tercet.program.passes.merge_equal import merge_equal
 from tercet.program.private import PrivateSum
 from tercet.program.program import Role
-from tercet.program.training import MAX_STEPS, Kind, StepInput, Training, verify_training
+from tercet.program.training import (
+    DATA_SCALE,
+    MAX_STEPS,
+    Kind,
+    StepInput,
+    Training,
+    verify_training,
+)
 
 #: Fractional bits of the factor of gradients, which lies below 2^4 (SGD) or 2^6.
 _FACTOR_SCALE = 14
@@ -75,7 +83,7 @@ def trace_training(
         steps: steps that will be run at most; a schedule's last rate is kept after them.
         metrics: what each step sums up over its rows, among ``"loss"`` and ``"accuracy"``; each
             costs work and tells something of the data if it is opened.
-        scale: fractional bits of data and activations.
+        scale: fractional bits of cotangents, functions and metrics; ``frontend.scales`` has others.
         privacy: clip each row's gradient and add noise; ``batch_size`` then is what a step has
             room for, and ``privacy.batch`` what it takes on average.
 
@@ -162,12 +170,14 @@ class _Trace:
         keras_model.check_dtypes(self.model)
         shape = (self.rows, *keras_model.input_shape(self.model))
         graph, target = self._forward(shape)
-        x = low.wrap(low.builder.input("x", Role.DATA, shape))
-        y = low.wrap(low.builder.input("y", Role.DATA, target))
+        x = low.wrap(low.builder.input("x", Role.DATA, shape, DATA_SCALE))
+        y = low.wrap(low.builder.input("y", Role.DATA, target, DATA_SCALE))
+        low.origins.mark_labels(y.handle)
         states = []
         for variable, path in self.named:
             name = self.naming.canonical(path)
             handle = low.builder.input(name, Role.STATE, tuple(variable.shape), STATE_SCALE)
+            low.origins.mark_weight(handle)
             states.append((name, low.wrap(handle)))
         factor = low.step_input(
             StepInput("gradient factor", Kind.TABLE, self.optimizer.factors()), (), _FACTOR_SCALE

@@ -106,10 +106,15 @@ def join(types: Sequence[Type]) -> Form:
     return Form.PUBLIC
 
 
-def check_bits(attrs: Attributes, shift: int = 0) -> None:
-    """Check the width of a comparison."""
+def widest_window(low: int) -> int:
+    """Return the most bits of a comparison from bit ``low`` on: up to bit 62, at most 62."""
+    return min(RANGE_BITS, RANGE_BITS + 1 - low)
+
+
+def check_bits(attrs: Attributes, low: int = 0) -> None:
+    """Check the width of a comparison from bit ``low`` on."""
     bits = integer(attrs, "bits")
-    require(8 <= bits <= RANGE_BITS - shift, f"comparison on {bits} bits at shift {shift}")
+    require(8 <= bits <= widest_window(low), f"comparison on {bits} bits from bit {low}")
 
 
 def shares(types: Sequence[Type]) -> None:

@@ -91,8 +91,10 @@ def _gate(types: Sequence[Type], attrs: Attributes) -> Type:
 
 
 def _rectify(types: Sequence[Type], attrs: Attributes) -> Type:
-    check_bits(attrs, integer(attrs, "shift"))
+    low = integer(attrs, "low")
     result = shifted(types[0], attrs)
+    require(0 <= low <= types[0].scale, f"comparison from bit {low} of scale {types[0].scale}")
+    check_bits(attrs, low)
     return Type(result.shape, result.scale, Form.RECTIFIED)
 
 
@@ -137,7 +139,7 @@ def _conv_kernel(types: Sequence[Type], attrs: Attributes) -> Type:
 GRADIENT_OPERATIONS = (
     Operation("round", 1, _round, ints=("shift",)),
     Operation("gate", 2, _gate, ints=("shift",)),
-    Operation("rectify", 1, _rectify, ints=("shift", "bits")),
+    Operation("rectify", 1, _rectify, ints=("shift", "low", "bits")),
     Operation("rectified", 1, _part(Form.SHARE)),
     Operation("active", 1, _part(Form.BIT)),
     Operation("conv_input", 2, _conv_input, ints=("groups",), tuples=(*CONV_TUPLES, "extents")),

@@ -29,6 +29,8 @@ from tercet.program.types import Form
 from tercet.program.verify import MAX_BYTES, require_resend, verify_body, verify_sizes
 
 _REMEDY = "Trace the model again with this version of Tercet"
+#: Fractional bits of contributed rows: a float32 in [0, 1) is within 2^-23.
+DATA_SCALE = 22
 #: Most entries of a table.
 MAX_STEPS = 1 << 22
 #: Most elements of what a step brings from public data.

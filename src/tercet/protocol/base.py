@@ -156,14 +156,19 @@ class Protocol(ABC):
         """Return max(0, truncate(x, shift)), exact for that truncation.
 
         ``bits`` is the width of the comparison: -2^(bits-1) < x >> shift < 2^(bits-1) must hold
-        and bits <= 62 - shift.
+        and bits <= 63 - shift (62 without a shift).
         """
 
     @abstractmethod
     def rectify(
-        self, x: Share | Partial, shift: int, bits: int, at: str
+        self, x: Share | Partial, shift: int, low: int, bits: int, at: str
     ) -> Steps[tuple[Share, Bits]]:
-        """Return ``relu`` and the bit that is 1 where it let its argument through."""
+        """Return round(x, shift) where truncate(x, low) is not below 0, else 0; and that bit.
+
+        ``bits`` is the width of the comparison, from bit ``low`` on: ``low`` is usually less than
+        ``shift``, so that few positive x count as 0. The condition is that of ``relu``, with
+        ``low`` as its shift.
+        """
 
     @abstractmethod
     def negative(self, x: Share | Partial, shift: int, bits: int, at: str) -> Steps[Bits]:

@@ -86,7 +86,7 @@ class Counting(Protocol):
         return self._spend(cost, Share((x.parts[0],)))
 
     def rectify(
-        self, x: Share | Partial, shift: int, bits: int, at: str
+        self, x: Share | Partial, shift: int, low: int, bits: int, at: str
     ) -> Steps[tuple[Share, Bits]]:
         """Count."""
         cost = self._model.rectify(x.size, shift, bits, isinstance(x, Partial))

@@ -66,11 +66,11 @@ class Plaintext(Protocol):
         return done(Share((np.where(value >> np.uint64(63), np.uint64(0), value),)))
 
     def rectify(
-        self, x: Share | Partial, shift: int, bits: int, at: str
+        self, x: Share | Partial, shift: int, low: int, bits: int, at: str
     ) -> Steps[tuple[Share, Bits]]:
-        """Return max(0, floor(x / 2^shift)) and 1 where it is not below 0."""
-        value = _truncate(x.parts[0], shift)
-        active = (value >> np.uint64(63)) ^ np.uint64(1)
+        """Return max(0, round(x / 2^shift)) and 1 where x is not below 0."""
+        active = (x.parts[0] >> np.uint64(63)) ^ np.uint64(1)
+        value = _round(x.parts[0], shift)
         return done((Share((value * active,)), Bits((active,), x.shape)))
 
     def negative(self, x: Share | Partial, shift: int, bits: int, at: str) -> Steps[Bits]:

@@ -279,7 +279,7 @@ ROUNDS: dict[str, Callable[[Step], Steps[Any]]] = {
     "relu": _relu,
     "round": lambda step: step.protocol.round(step.args[0], step.attr("shift"), step.at),
     "rectify": lambda step: step.protocol.rectify(
-        step.args[0], step.attr("shift"), step.attr("bits"), step.at
+        step.args[0], step.attr("shift"), step.attr("low"), step.attr("bits"), step.at
     ),
     "gate": lambda step: step.protocol.gate(
         step.args[0], step.args[1], step.attr("shift"), step.at

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from tercet.crypto.identity import Identity
 from tercet.crypto.prg import fresh
 from tercet.errors import InputError, IntegrityError, TercetError
+from tercet.program.training import DATA_SCALE
 from tercet.protocol.replicated.sharing import deal
 from tercet.ring import fixed
 from tercet.service.config import WORKERS, ClusterConfig
@@ -54,7 +55,7 @@ class Contributor:
         *,
         classes: int | None = None,
         ids: Sequence[str | int] | None = None,
-        scale: int = 16,
+        scale: int = DATA_SCALE,
     ) -> Deposited:
         """Share rows of data with the three workers; they leave this process only as shares.
 
@@ -67,7 +68,7 @@ class Contributor:
             classes: how many classes there are.
             ids: a public id for each row, unique, by which rows are matched with those of other
                 owners: rows are put in the order of their ids.
-            scale: fractional bits.
+            scale: fractional bits: what trainings of this version take.
 
         Raises:
             InputError: naming what is wrong with the data; nothing was sent then.

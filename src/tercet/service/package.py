@@ -176,7 +176,9 @@ def _rows_together(training: Training, data: Sequence[Deposited]) -> int:
                 raise RefusedError(
                     f"{name} of {given.full_name} has rows {_words(_row(tensor))}, but the model "
                     f"takes {_words(wanted[name])}",
-                    "All owners contribute rows of the same width and precision",
+                    _remedy(
+                        _row(tensor), wanted[name], "All owners contribute rows of the same width"
+                    ),
                 )
     return sum(given.contribution.rows for given in data)
 
@@ -207,7 +209,11 @@ def _rows_of_columns(training: Training, data: Sequence[Deposited]) -> int:
             raise RefusedError(
                 f"labels {_words(_row(labelled[0].contribution.tensors[LABELS]))}, but the model "
                 f"takes {_words(wanted[LABELS])}",
-                "Check the number of classes",
+                _remedy(
+                    _row(labelled[0].contribution.tensors[LABELS]),
+                    wanted[LABELS],
+                    "Check the number of classes",
+                ),
             )
     features = [
         d.contribution.tensors[FEATURES] for d in data if FEATURES in d.contribution.tensors
@@ -218,7 +224,11 @@ def _rows_of_columns(training: Training, data: Sequence[Deposited]) -> int:
     if together != wanted[FEATURES]:
         raise RefusedError(
             f"{_words(together)} together, but the model takes {_words(wanted[FEATURES])}",
-            "Name every owner of columns, in the order of the model's input",
+            _remedy(
+                together,
+                wanted[FEATURES],
+                "Name every owner of columns, in the order of the model's input",
+            ),
         )
     return first.rows
 
@@ -235,6 +245,15 @@ def _check_names(given: Deposited, wanted: set[str]) -> None:
 def _check_constants(arrays: Mapping[str, bytes], program: Program) -> None:
     Summand(arrays=dict(arrays)).check(
         {i.name: i.type.shape for _, i in program.named(Role.PUBLIC)}
+    )
+
+
+def _remedy(row: Tensor, wanted: Tensor, usual: str) -> str:
+    """Return what to do: data that another version encoded has other fractional bits."""
+    if row.shape != wanted.shape:
+        return usual
+    return (
+        "Remove the data and contribute it again, with the version of Tercet that traced the model"
     )
 
 

@@ -30,7 +30,7 @@ from tercet.protocol.replicated.select import (
     open_flipped,
 )
 from tercet.protocol.replicated.sign import and_gate
-from tercet.protocol.replicated.split import Split, split_partial, split_share
+from tercet.protocol.replicated.split import Split, raised, split_partial, split_share
 from tercet.protocol.replicated.truncate import truncated, truncated_fresh
 from tercet.protocol.rounds import Round, Steps, done, together, words
 
@@ -147,31 +147,33 @@ class Replicated(Protocol):
 
         With y the truncated value and c = sign xor r: relu = y - r y if c is 0, r y if c is 1.
         """
-        value, _ = yield from self._relu(x, shift, bits, False, at)
+        value, _ = yield from self._relu(x, shift, shift, bits, False, at)
         return value
 
     def rectify(
-        self, x: Share | Partial, shift: int, bits: int, at: str
+        self, x: Share | Partial, shift: int, low: int, bits: int, at: str
     ) -> Steps[tuple[Share, Bits]]:
         """Run a ReLU beside lending t: not sign = not c xor t xor q."""
-        value, bit = yield from self._relu(x, shift, bits, True, at)
+        value, bit = yield from self._relu(x, shift, low, bits, True, at)
         assert bit is not None
         return value, bit
 
     def _relu(
-        self, x: Share | Partial, shift: int, bits: int, keep: bool, at: str
+        self, x: Share | Partial, shift: int, low: int, bits: int, keep: bool, at: str
     ) -> Steps[tuple[Share, Bits | None]]:
         if x.size <= AHEAD:
             self.party.draw_ahead(at, relu_layout(x.size, shift, bits, isinstance(x, Partial)))
         split, begin = self._split(x, at)
         flip = flip_bit(self.party, x.size, at)
+        # Rounded as by ``round``, but compared as it is.
+        moved = raised(self.party, split, 1 << shift) if keep and shift else split
         _, (value, multiple), opened, lent = cast(
             "tuple[None, tuple[Share, Share], Words, Words]",
             (
                 yield from together(
                     begin,
-                    truncated(self.party, split, shift, flip, at),
-                    sign_opened(self.party, split, shift, bits, flip, at),
+                    truncated(self.party, moved, shift, flip, at),
+                    sign_opened(self.party, split, low, bits, flip, at),
                     lend_plane(self.party, flip, at) if keep else done(flip),
                 )
             ),

@@ -44,6 +44,13 @@ def split_share(party: Party, x: Share) -> tuple[Split, Steps[None]]:
     return Split(x.size, known, Share((first, second))), done(None)
 
 
+def raised(party: Party, split: Split, amount: int) -> Split:
+    """Return the split of x + ``amount`` for a truncation: local, u + ``amount`` at worker 0."""
+    if party.index:
+        return split  # v, which may still be on its way
+    return Split(split.size, split.known + np.uint64(amount), split.share)
+
+
 def split_partial(party: Party, x: Partial, at: str) -> tuple[Split, Steps[None]]:
     """Split an additive sharing: one round, 16 bytes an element.
 
