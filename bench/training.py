@@ -3,7 +3,8 @@
     python -m bench.training [--json FILE]
 
 One SGD step of the post's CNN and of a dense network 784-128-128-10 at batch 128, and a logistic
-regression on 100,000 rows of 100 columns, 10 epochs of batches of 1,000. Each step is a session of
+regression on 100,000 rows of 100 columns, 10 epochs of batches of 1,000; both networks with DP-SGD,
+128 rows of 60,000 on average and room for 222. Each step is a session of
 its own on state that stays at the workers; prints medians, payload bytes and rounds. The control
 plane takes no part.
 """
@@ -24,17 +25,21 @@ import numpy as np
 from bench.common import Part, Target, main, spread
 from bench.parties import run_parties, slowest
 from tercet.net.link import TlsTransport
+from tercet.program.private import PrivateSum
 from tercet.program.program import Role
 from tercet.program.training import Training
 from tercet.protocol.base import Share
 from tercet.protocol.replicated.sharing import deal, expand
 from tercet.ring import fixed
+from tercet.runtime.noise import NoiseAhead
 from tercet.runtime.session import Measure, Session
-from tercet.runtime.training import run_step, step_values
+from tercet.runtime.training import noise_inputs, noise_words, run_step, step_values
 
 if TYPE_CHECKING:
     from tercet.frontend.training import TracedTraining
 
+#: Clipping to 1, z = 1.
+PRIVACY = PrivateSum(1.0, 1.0, 60_000, 128)
 _SEED = hashlib.sha256(b"benchmark").digest()
 
 
@@ -66,11 +71,12 @@ def deal_work(work: Work) -> list[dict[str, Share]]:
 
 def _party(transport: TlsTransport, work: Work, shares: dict[str, Share]) -> dict[str, Any]:
     seconds, bytes_sent, rounds, cpu = [], 0, 0, 0.0
+    noise = NoiseAhead()
     for number in range(work.steps + 1):
         if number == 1:
             cpu = time.process_time()
         started = time.perf_counter()
-        after, took = one_step(transport, work, shares, number)
+        after, took = one_step(transport, work, shares, number, noise)
         shares = {**shares, **after}
         if number:  # the first one warms up
             seconds.append(time.perf_counter() - started)
@@ -81,7 +87,11 @@ def _party(transport: TlsTransport, work: Work, shares: dict[str, Share]) -> dic
 
 
 def one_step(
-    transport: TlsTransport, work: Work, shares: dict[str, Share], number: int
+    transport: TlsTransport,
+    work: Work,
+    shares: dict[str, Share],
+    number: int,
+    ahead: NoiseAhead | None = None,
 ) -> tuple[dict[str, Share], Measure]:
     """Run a step in a session of its own; return the new state and what it took."""
     training = work.training
@@ -91,8 +101,12 @@ def one_step(
     nonces = [hashlib.sha256(f"{w} {number}".encode()).digest() for w in range(3)]
     session = Session(transport, (nonces[0], nonces[1], nonces[2]), training.digest())
     public = {**constants, **step_values(training, number, _SEED)}
+    noise = None
+    if ahead is not None and training.privacy is not None:
+        drawn = ahead.take(noise_words(training), training.privacy.share_variance)
+        noise = noise_inputs(training, drawn)
     ((after, _),), took = session.run(
-        [run_step(training, session.protocol(0), state, data, public)], 60
+        [run_step(training, session.protocol(0), state, data, public, noise)], 60
     )
     session.close()
     return after, took
@@ -117,11 +131,27 @@ def works() -> list[Work]:
             "dense 784-128-128-10, batch 128", flat, [*dense, layers.Dense(10)], classes, 128, 15
         ),
         _work("logistic regression, batch 1,000", columns, [layers.Dense(1)], binary, 1000, 40),
+        _work("the post's CNN, private", pixels, [*cnn, *end], classes, 222, 9, PRIVACY),
+        _work(
+            "dense 784-128-128-10, private",
+            flat,
+            [*dense, layers.Dense(10)],
+            classes,
+            222,
+            15,
+            PRIVACY,
+        ),
     ]
 
 
 def _work(
-    name: str, shape: tuple[int, ...], layers: list[Any], loss: str, rows: int, steps: int
+    name: str,
+    shape: tuple[int, ...],
+    layers: list[Any],
+    loss: str,
+    rows: int,
+    steps: int,
+    privacy: PrivateSum | None = None,
 ) -> Work:
     import keras
 
@@ -141,7 +171,7 @@ def _work(
         if width > 1
         else rng.integers(0, 2, (rows, 1)).astype(float)
     )
-    return prepare(name, trace_training(model, rows, steps), x, y, steps)
+    return prepare(name, trace_training(model, rows, steps, privacy=privacy), x, y, steps)
 
 
 def prepare(name: str, traced: TracedTraining, x: np.ndarray, y: np.ndarray, steps: int) -> Work:
@@ -150,7 +180,7 @@ def prepare(name: str, traced: TracedTraining, x: np.ndarray, y: np.ndarray, ste
     words = {
         i.name: fixed.encode(arrays[i.name], i.type.scale)
         for i in traced.training.program.inputs
-        if i.role is not Role.STEP
+        if i.role not in (Role.STEP, Role.NOISE)
     }
     return Work(name, traced.training, words, steps)
 

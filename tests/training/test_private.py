@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,17 +23,15 @@ from tercet.program.training import (
     encode_training,
     verify_training,
 )
-from tercet.protocol.base import Share
-from tercet.protocol.plaintext import Plaintext
-from tercet.protocol.rounds import finish
 from tercet.ring.fixed import decode, encode
 from tercet.runtime.chunk import Chunk, run_chunk
 from tercet.runtime.noise import NoiseAhead
 from tercet.runtime.sampling import Poisson
 from tercet.runtime.session import Session
-from tercet.runtime.training import noise_inputs, noise_words, run_step, step_values
+from tercet.runtime.training import noise_words
 from tests import trio
-from tests.training.steps import SEED, Arrays, words
+from tests.training.noisy import moved, norm, silence, step
+from tests.training.steps import SEED, words
 
 ROWS, BATCH, SIZE, WIDTH, CLASSES = 40, 12, 24, 6, 3
 
@@ -98,49 +96,6 @@ def oracle(made: Any, x: np.ndarray, y: np.ndarray, clip: float) -> tuple[list[A
         for t, g in zip(total, gradients, strict=True):
             t += g * min(1.0, clip / norm)
     return total, np.array(norms)
-
-
-def step(
-    found: Any, x: np.ndarray, y: np.ndarray, noise: Sequence[np.ndarray], shared: bool
-) -> Arrays:
-    """Return the states after the first step of ``found`` with every worker's noise."""
-    training: Training = found.training
-    assert training.privacy is not None
-    rows = Poisson(SEED, training.privacy, training.batch_size).rows(0)
-    given = {"x": encode(x[rows], DATA_SCALE), "y": encode(y[rows], DATA_SCALE)}
-    public = {**words(found, Role.PUBLIC), **step_values(training, 0, SEED)}
-    state = words(found, Role.STATE)
-    if not shared:
-        shares, own = ({n: Share((w,)) for n, w in g.items()} for g in (state, given))
-        added = noise_inputs(training, np.sum(noise, axis=0))
-        after, _ = finish(run_step(training, Plaintext(), shares, own, public, added))
-        return {n: s.parts[0] for n, s in after.items()}
-    rng, sides = np.random.default_rng(0), trio.parties()
-    states = {n: trio.share(w, rng) for n, w in state.items()}
-    shared_rows = {n: trio.share(w, rng) for n, w in given.items()}
-
-    def side(i: int) -> Any:
-        mine, held = ({n: s[i] for n, s in g.items()} for g in (states, shared_rows))
-        return run_step(training, sides[i], mine, held, public, noise_inputs(training, noise[i]))
-
-    results, _ = trio.run(side)
-    return {n: trio.reconstruct([r[0][n] for r in results]) for n in state}
-
-
-def moved(found: Any, after: Arrays) -> list[np.ndarray]:
-    """Return what SGD subtracted from each weight, as the sum over rows that it came from."""
-    scales = {i.name: i.type.scale for i in found.training.inputs(Role.STATE)}
-    new = {n: decode(np.ascontiguousarray(w), scales[n]) for n, w in after.items()}
-    batch = found.training.privacy.batch
-    return [(found.arrays[n] - new[n]) * batch / 0.5 for n in found.variables.values()]
-
-
-def norm(arrays: Sequence[np.ndarray]) -> float:
-    return math.sqrt(sum(float((a**2).sum()) for a in arrays))
-
-
-def silence(found: Any) -> list[np.ndarray]:
-    return [np.zeros(noise_words(found.training), np.int64)] * 3
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -338,10 +293,9 @@ def test_numbers_without_room() -> None:
 
 def _layers() -> dict[str, tuple[str, Callable[[Any], list[Any]]]]:
     return {
-        "convolution": (
-            "conv1d",
-            lambda k: [k.Reshape((WIDTH, 1)), k.Conv1D(2, 3, name="conv1d"), k.Flatten()],
-        ),
+        "transposed convolution": ("wider", lambda k: [
+            k.Reshape((WIDTH, 1)), k.Conv1DTranspose(2, 3, name="wider"), k.Flatten()
+        ]),
         "batch norm": ("not trainable", lambda k: [k.Dense(4), k.BatchNormalization()]),
         "layer norm": ("norm", lambda k: [k.Dense(4), k.LayerNormalization(name="norm")]),
         "regularizer": ("regularizer", lambda k: [k.Dense(4, kernel_regularizer="l2")]),

@@ -92,6 +92,43 @@ def test_two_owners_train_privately(
     assert not np.allclose(changed.get_weights()[0], made.get_weights()[0], atol=1e-3)
 
 
+def test_a_convolution_is_trained_privately(three: LocalCluster) -> None:
+    """Scans of two owners: which half is brighter."""
+    import keras
+
+    def scans(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        y = rng.integers(0, 2, rows)
+        x = rng.uniform(0, 0.5, (rows, 8, 8, 1))
+        x[np.arange(rows), :, 2 + 4 * y] += 0.5
+        return x, y
+
+    def small() -> Any:
+        keras.utils.set_random_seed(1)
+        k = keras.layers
+        layers = [k.Conv2D(8, 3), k.AveragePooling2D(2), k.ReLU(), k.Flatten(), k.Dense(2)]
+        made = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+        made.compile(keras.optimizers.SGD(0.2, momentum=0.9), loss)
+        return made
+
+    for number, name in enumerate(OWNERS):
+        with tercet.connect(three.as_party(name)) as client:
+            client.contribute("scans", *scans(ROWS, number), classes=2)
+    training = tercet.propose(
+        small(), three.as_party("coordinator"), [f"{owner}/scans" for owner in OWNERS],
+        name="scans", epochs=4, batch_size=60, release="model",
+        privacy=tercet.DPSGD(1.0, 1.0, 1e-4),
+    )  # fmt: skip
+    for owner in OWNERS:
+        tercet.find_training(three.as_party(owner), training.id).approve()
+    training.run()
+    assert training.wait().status == "done"
+    x, y = scans(400, 9)
+    scores = np.asarray(training.fetch(small())(x.astype(np.float32)))
+    assert np.mean(scores.argmax(1) == y) > 0.85
+
+
 def test_terms_that_promise_too_much_are_not_signed(three: LocalCluster) -> None:
     training = propose(three, "promises")
     terms = training.agreement.terms

@@ -28,8 +28,8 @@ _Integers = NDArray[np.int64]
 _Flags = NDArray[np.bool_]
 
 MIN_VARIANCE: Final = Fraction(1, 2**40)
-MAX_VARIANCE: Final = Fraction(2**80)
-"""Bounds of the variance: magnitudes then stay below 2^63 unless a trial of e^-1 succeeds 2^22
+MAX_VARIANCE: Final = Fraction(2**92)
+"""Bounds of the variance: magnitudes then stay below 2^63 unless a trial of e^-1 succeeds 2^16
 times in a row."""
 
 # Trials closer to their probability than this are decided by integers. The floating-point error
@@ -69,7 +69,7 @@ def discrete_gaussian(n: int, variance: Fraction | int, words: Words) -> _Intege
         )
     if not MIN_VARIANCE <= variance <= MAX_VARIANCE:
         raise InputError(
-            "the variance of the noise is not between 2^-40 and 2^80",
+            "the variance of the noise is not between 2^-40 and 2^92",
             "Choose a fixed-point scale at which the noise fits",
         )
     scale = math.isqrt(math.floor(variance)) + 1  # t = floor(sigma) + 1

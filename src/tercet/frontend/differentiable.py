@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -30,16 +31,8 @@ from tercet.frontend.matching import Matcher
 _LOWEST = -(2.0**12)
 
 
-def _convolution(node: Node, x: Foreign, w: Foreign) -> Foreign:
-    """Return what a convolution of JAX computes, in any order of axes."""
-    x, w, how = _channels_last(node, x, w)
-    n, c, *space = node.params["dimension_numbers"].out_spec
-    return how(x, w).transpose(np.argsort((n, *space, c)))
-
-
-def _channels_last(node: Node, x: Foreign, w: Foreign) -> tuple[Foreign, Foreign, Convolution]:
-    import jax
-
+def spatial(node: Node) -> Convolution:
+    """Return how a convolution of JAX walks, on an input that is padded where it was dilated."""
     p, numbers = node.params, node.params["dimension_numbers"]
     rank = len(numbers.lhs_spec) - 2
     if p["batch_group_count"] != 1 or not 1 <= rank <= 3:
@@ -48,17 +41,37 @@ def _channels_last(node: Node, x: Foreign, w: Foreign) -> tuple[Foreign, Foreign
             "is not supported in training yet",
             "Use a convolution over one to three axes",
         )
-    n, c, *space = numbers.lhs_spec
-    o, i, *window = numbers.rhs_spec
-    x, w = x.transpose((n, *space, c)), w.transpose((*window, i, o))
-    padding = tuple((int(a), int(b)) for a, b in p["padding"])
-    if any(d != 1 for d in p["lhs_dilation"]) or any(v < 0 for pair in padding for v in pair):
-        config = [(a, b, d - 1) for (a, b), d in zip(padding, p["lhs_dilation"], strict=True)]
-        x = jax.lax.pad(x, np.float32(0), [(0, 0, 0), *config, (0, 0, 0)])
-        padding = ((0, 0),) * rank
-    how = Convolution(
+    padding = ((0, 0),) * rank if _is_dilated(node) else _padding(node)
+    return Convolution(
         tuple(p["window_strides"]), padding, tuple(p["rhs_dilation"]), p["feature_group_count"]
     )
+
+
+def kernel_axes(node: Node) -> tuple[int, ...]:
+    """Return the axes of a convolution's kernel in the order (*window, C / groups, O)."""
+    o, i, *window = node.params["dimension_numbers"].rhs_spec
+    return (*window, i, o)
+
+
+def _padding(node: Node) -> tuple[tuple[int, int], ...]:
+    return tuple((int(a), int(b)) for a, b in node.params["padding"])
+
+
+def _is_dilated(node: Node) -> bool:
+    cropped = any(v < 0 for pair in _padding(node) for v in pair)
+    return cropped or any(d != 1 for d in node.params["lhs_dilation"])
+
+
+def _channels_last(node: Node, x: Foreign, w: Foreign) -> tuple[Foreign, Foreign, Convolution]:
+    import jax
+
+    p, how = node.params, spatial(node)
+    n, c, *space = p["dimension_numbers"].lhs_spec
+    x, w = x.transpose((n, *space, c)), w.transpose(kernel_axes(node))
+    if _is_dilated(node):
+        pairs = zip(_padding(node), p["lhs_dilation"], strict=True)
+        config = [(a, b, d - 1) for (a, b), d in pairs]
+        x = jax.lax.pad(x, np.float32(0), [(0, 0, 0), *config, (0, 0, 0)])
     return x, w, how
 
 
@@ -115,6 +128,28 @@ def _maximum(x: Foreign, y: Foreign) -> Foreign:
     return larger(x, y)
 
 
+@dataclass(frozen=True)
+class Folded:
+    """A convolution, the biases behind it, and window and strides of the sum over windows."""
+
+    conv: Node
+    biases: tuple[Var, ...]
+    window: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    def extents(self, how: Convolution, taps: Sequence[int]) -> list[int]:
+        """Return the spatial extents of the kernel of the whole."""
+        return [
+            (k - 1) * r + 1 + (n - 1) * s
+            for k, r, n, s in zip(taps, how.spread, self.window, how.strides, strict=True)
+        ]
+
+    def whole(self, how: Convolution) -> Convolution:
+        """Return how the whole walks."""
+        strides = tuple(a * b for a, b in zip(how.strides, self.steps, strict=True))
+        return Convolution(strides, how.padding, (1,) * len(strides), how.groups)
+
+
 class Forward:
     """Runs a graph again with what is replaced; see the module."""
 
@@ -140,24 +175,9 @@ class Forward:
             scope.update({o.number: r for o, r in zip(node.outputs, results, strict=True)})
         return [read(r) for r in self.graph.results]
 
-    def _apply(self, node: Node, read: Callable[[Operand], Foreign]) -> Sequence[Foreign]:
-        values = [read(i) for i in node.inputs]
-        if node.name == "reduce_window_sum" and (pooled := self._pooled(node, read)) is not None:
-            return [pooled]
-        if node.name in _REPLACED:
-            return [_REPLACED[node.name](node, *values)]
-        if node.name in SLOPES:
-            axes = node.params.get("axes")
-            fixed = None if axes is None else tuple(axes)
-            return [whole(node.name, SLOPES[node.name])(values[0], fixed)]
-        results = node.primitive.bind(*values, **node.params)
-        return results if node.primitive.multiple_results else [results]
-
-    def _pooled(self, pool: Node, read: Callable[[Operand], Foreign]) -> Foreign | None:
-        """Return conv + bias + pool as one convolution, if that is what stands before ``pool``."""
-        import jax
-
-        p, biases, value = pool.params, [], pool.inputs[0]
+    def folded(self, pool: Node) -> Folded | None:
+        """Return the convolution that ``pool`` is taken together with, if there is one."""
+        p, biases, value = pool.params, list[Var](), pool.inputs[0]
         window, steps = p["window_dimensions"], p["window_strides"]
         if any(v for pair in p["padding"] for v in pair) or (window[0], window[-1]) != (1, 1):
             return None
@@ -167,40 +187,61 @@ class Forward:
             value, bias = made.inputs
             if not isinstance(bias, Var) or any(d != 1 for d in bias.shape[:-1]):
                 return None
-            biases.append(read(bias))
+            biases.append(bias)
         conv = self._matcher.producer(value, "conv_general_dilated")
         if conv is None or not self._once(value):
             return None
         rank = len(window)
-        numbers = conv.params["dimension_numbers"]
-        if numbers.out_spec != (0, rank - 1, *range(1, rank - 1)):
+        if conv.params["dimension_numbers"].out_spec != (0, rank - 1, *range(1, rank - 1)):
             return None
-        x, w, how = _channels_last(conv, *(read(i) for i in conv.inputs))
-        inner, stride = window[1:-1], how.strides
-        extent = [
-            (k - 1) * r + 1 + (n - 1) * s
-            for k, r, n, s in zip(w.shape[:-2], how.spread, inner, stride, strict=True)
-        ]
-        if math.prod(extent) > math.prod(w.shape[:-2]) * math.prod(steps[1:-1]):
+        found = Folded(conv, tuple(biases), tuple(window[1:-1]), tuple(steps[1:-1]))
+        how, kernel = spatial(conv), conv.inputs[1]
+        assert isinstance(kernel, Var)
+        taps = [kernel.shape[a] for a in kernel_axes(conv)[:-2]]
+        saves = math.prod(found.extents(how, taps)) <= math.prod(taps) * math.prod(found.steps)
+        return found if saves else None
+
+    def _apply(self, node: Node, read: Callable[[Operand], Foreign]) -> Sequence[Foreign]:
+        values = [read(i) for i in node.inputs]
+        if node.name == "reduce_window_sum" and (pooled := self._pooled(node, read)) is not None:
+            return [pooled]
+        if node.name == "conv_general_dilated":
+            n, c, *space = node.params["dimension_numbers"].out_spec
+            x, w, how = _channels_last(node, *values)
+            return [self._convolve(node, how, x, w).transpose(np.argsort((n, *space, c)))]
+        if node.name in _REPLACED:
+            return [_REPLACED[node.name](node, *values)]
+        if node.name in SLOPES:
+            axes = node.params.get("axes")
+            fixed = None if axes is None else tuple(axes)
+            return [whole(node.name, SLOPES[node.name])(values[0], fixed)]
+        results = node.primitive.bind(*values, **node.params)
+        return results if node.primitive.multiple_results else [results]
+
+    def _convolve(self, node: Node, how: Convolution, x: Foreign, w: Foreign) -> Foreign:
+        """Return the result of ``node``, a convolution or a pool that is folded into one."""
+        return how(x, w)
+
+    def _pooled(self, pool: Node, read: Callable[[Operand], Foreign]) -> Foreign | None:
+        """Return conv + bias + pool as one convolution, if that is what stands before ``pool``."""
+        import jax
+
+        found = self.folded(pool)
+        if found is None:
             return None
-        total = None
-        for place in product(*map(range, inner)):
-            low = [o * s for o, s in zip(place, stride, strict=True)]
+        x, w, how = _channels_last(found.conv, *(read(i) for i in found.conv.inputs))
+        extent, total = found.extents(how, w.shape[:-2]), None
+        for place in product(*map(range, found.window)):
+            low = [o * s for o, s in zip(place, how.strides, strict=True)]
             config = [
                 (lo, e - lo - ((k - 1) * r + 1), r - 1)
                 for lo, e, k, r in zip(low, extent, w.shape[:-2], how.spread, strict=True)
             ]
             part = jax.lax.pad(w, np.float32(0), [*config, (0, 0, 0), (0, 0, 0)])
             total = part if total is None else total + part
-        whole = Convolution(
-            tuple(a * b for a, b in zip(stride, steps[1:-1], strict=True)),
-            how.padding,
-            (1,) * len(stride),
-            how.groups,
-        )
-        result = whole(x, total)
-        for bias in reversed(biases):
-            result = result + bias * np.float32(math.prod(inner))
+        result = self._convolve(pool, found.whole(how), x, total)
+        for bias in reversed(found.biases):
+            result = result + read(bias) * np.float32(math.prod(found.window))
         return result
 
     def _once(self, value: Operand) -> bool:
@@ -228,7 +269,6 @@ _REPLACED: dict[str, Callable[..., Foreign]] = {
     "reduce_max": lambda node, x: _reduce_max(x, tuple(node.params["axes"])),
     "reduce_min": lambda node, x: -_reduce_max(-x, tuple(node.params["axes"])),
     "reduce_window_max": _max_pool,
-    "conv_general_dilated": _convolution,
     "scan_row": _scan_row,
     "scan_stack": _scan_stack,
 }

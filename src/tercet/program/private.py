@@ -16,8 +16,8 @@ import msgspec
 
 from tercet.errors import ProgramError
 
-#: Fractional bits of a clipped cotangent, in units of 2^p, and of the sum before its noise.
-COTANGENT_SCALE, GRID = 18, 34
+#: Fractional bits of the sum before its noise, in units of 2^p, and most rows that it has room for.
+GRID, MAX_ROOM = 40, 1 << 20
 #: Fractional bits of ``target``, and the part of C that is left to roundings.
 TARGET_BITS, SLACK = 7, Fraction(1, 64)
 #: Clipping norms that the arithmetic has room for, and the largest noise multiplier.

@@ -23,7 +23,7 @@ import msgspec
 
 from tercet.errors import ProgramError
 from tercet.program.builder import role_form
-from tercet.program.private import GRID, PrivateSum
+from tercet.program.private import GRID, MAX_ROOM, PrivateSum
 from tercet.program.program import MALFORMED, Input, Program, Role
 from tercet.program.types import Form
 from tercet.program.verify import MAX_BYTES, require_resend, verify_body, verify_sizes
@@ -200,6 +200,10 @@ def _verify_privacy(training: Training) -> None:
         raise ProgramError("a private training with a metric, which has no noise", _REMEDY)
     if training.batch_size > privacy.rows:
         raise ProgramError(f"{training.batch_size} rows of {privacy.rows}", _REMEDY)
+    if training.batch_size > MAX_ROOM:
+        raise ProgramError(
+            f"{training.batch_size} rows in a private step", f"Take at most {MAX_ROOM} rows a step"
+        )
     present = [s for s in training.step_inputs if s.kind is Kind.PRESENT]
     if not noise or len(present) != 1 or any(i.type.scale != GRID for i in noise):
         raise ProgramError("a private sum without its noise, or rows not marked", _REMEDY)
