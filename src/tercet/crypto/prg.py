@@ -87,7 +87,8 @@ class Streams:
     twice, and refused like it.
 
     Args:
-        key: 32 bytes that are used for this session alone (see ``tercet.crypto.schedule``).
+        key: 32 bytes that are used for this session alone: from ``tercet.crypto.schedule``, or
+            drawn for it.
     """
 
     __slots__ = ("_encryptor", "_key", "_lock", "_taken")
@@ -129,6 +130,7 @@ class Streams:
 
     def _set_up(self) -> CipherContext:
         key = hmac.digest(self._key, _STREAM_DOMAIN, "sha256")[:STREAM_KEY_BYTES]
+        self._key = b""
         return Cipher(algorithms.AES(key), _COUNTER_ZERO).encryptor()
 
     def __repr__(self) -> str:

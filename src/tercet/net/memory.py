@@ -1,7 +1,7 @@
 """Three workers in one process: the transport of tests.
 
-Same meaning and same errors as the TLS transport, without sockets. Whoever runs it
-sees everything that the three know, so that nothing but tests and counting may use it.
+Same meaning and same errors as the TLS transport, without sockets. Whoever runs it sees everything
+that the three know, so that nothing but tests and counting may use it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 An ``SSLSocket`` makes a system call for each record of 16 KB that it writes and two for each that
 it reads. Here OpenSSL works on buffers in memory, and what it leaves or wants moves between them
-and the socket up to 256 KB at a time. The interface is the part of ``SSLSocket`` that links use.
+and the socket up to 256 KB at a time.
 """
 
 from __future__ import annotations
@@ -133,7 +133,10 @@ class TlsStream:
             self._unsent = self._unsent[done:]
 
     def sendall(self, data: bytes) -> None:
-        """Encrypt and send ``data``, waiting as long as the time-out allows."""
+        """Encrypt and send ``data``, waiting as long as the socket's time-out allows.
+
+        For what is said before ``set_read_timeout``, which ends that time-out.
+        """
         self.tls.write(data)
         self._flush_all()
 
@@ -149,8 +152,8 @@ class TlsStream:
         The kernel keeps the time: with ``settimeout`` Python asks by a system call of its own
         before it reads.
         """
-        whole = int(seconds)
-        interval = _TIMEVAL.pack(whole, int((seconds - whole) * 1e6))
+        micros = max(1, round(seconds * 1e6))  # 0 would mean for ever
+        interval = _TIMEVAL.pack(*divmod(micros, 1_000_000))
         self._plain.settimeout(None)
         self._plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
 

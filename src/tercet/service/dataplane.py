@@ -181,6 +181,8 @@ class DataPlane:
         """Run a job; whatever it is that goes wrong, the caller must hear of it."""
         try:
             run(job)
+        except BrokenPipeError:  # told, and nobody there to hear it
+            raise
         except TercetError as error:
             _log.warning("job %d failed: %s", job.number, error)
             self._tell(Failed(job.number, to_failure(error)))
@@ -212,6 +214,8 @@ class DataPlane:
         session = Session(self._transport, nonces, digest)
         try:
             yield session
+        except BrokenPipeError:  # it was over, and the control process has gone
+            raise
         except BaseException as error:
             session.abort(f"{type(error).__name__} at {self._name}")
             raise

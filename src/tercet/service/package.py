@@ -156,6 +156,10 @@ def check_fit(
 
 
 _AGAIN = "Propose the training again with this version of Tercet"
+#: About data that another version encoded.
+_OTHER_SCALE = (
+    "Remove the data and contribute it again, with the version of Tercet that traced the model"
+)
 
 
 def _wanted(training: Training) -> dict[str, Tensor]:
@@ -218,17 +222,20 @@ def _rows_of_columns(training: Training, data: Sequence[Deposited]) -> int:
     features = [
         d.contribution.tensors[FEATURES] for d in data if FEATURES in d.contribution.tensors
     ]
-    if any(len(t.shape) != 2 or t.scale != features[0].scale for t in features):
+    if any(len(t.shape) != 2 for t in features):
         raise RefusedError("columns that are not tables", "Contribute x of shape (rows, columns)")
+    for tensor in features:
+        if tensor.scale != wanted[FEATURES].scale:
+            raise RefusedError(
+                f"columns with {tensor.scale} fractional bits, but the model takes "
+                f"{wanted[FEATURES].scale}",
+                _OTHER_SCALE,
+            )
     together = Tensor((sum(t.shape[1] for t in features),), features[0].scale)
     if together != wanted[FEATURES]:
         raise RefusedError(
             f"{_words(together)} together, but the model takes {_words(wanted[FEATURES])}",
-            _remedy(
-                together,
-                wanted[FEATURES],
-                "Name every owner of columns, in the order of the model's input",
-            ),
+            "Name every owner of columns, in the order of the model's input",
         )
     return first.rows
 
@@ -250,11 +257,7 @@ def _check_constants(arrays: Mapping[str, bytes], program: Program) -> None:
 
 def _remedy(row: Tensor, wanted: Tensor, usual: str) -> str:
     """Return what to do: data that another version encoded has other fractional bits."""
-    if row.shape != wanted.shape:
-        return usual
-    return (
-        "Remove the data and contribute it again, with the version of Tercet that traced the model"
-    )
+    return usual if row.shape != wanted.shape else _OTHER_SCALE
 
 
 def _words(row: Tensor) -> str:
