@@ -100,7 +100,7 @@ def one_step(
     constants = {i.name: work.words[i.name] for i in training.inputs(Role.PUBLIC)}
     nonces = [hashlib.sha256(f"{w} {number}".encode()).digest() for w in range(3)]
     session = Session(transport, (nonces[0], nonces[1], nonces[2]), training.digest())
-    public = {**constants, **step_values(training, number, _SEED)}
+    public = {**constants, **step_values(training, number, _SEED, _SEED)}
     noise = None
     if ahead is not None and training.privacy is not None:
         drawn = ahead.take(noise_words(training), training.privacy.share_variance)

@@ -19,7 +19,7 @@ from tercet.runtime.sampling import Poisson
 from tercet.runtime.schedule import run_outputs
 from tercet.runtime.training import noise_inputs, noise_words, run_step, step_values
 from tests import trio
-from tests.training.steps import SEED, Arrays, words
+from tests.training.steps import DRAWN, SEED, Arrays, words
 
 
 def step(
@@ -30,7 +30,7 @@ def step(
     assert training.privacy is not None
     rows = Poisson(SEED, training.privacy, training.batch_size).rows(0)
     given = {"x": encode(x[rows], DATA_SCALE), "y": encode(y[rows], DATA_SCALE)}
-    public = {**words(found, Role.PUBLIC), **step_values(training, 0, SEED)}
+    public = {**words(found, Role.PUBLIC), **step_values(training, 0, SEED, DRAWN)}
     state = words(found, Role.STATE)
     if not shared:
         shares, own = ({n: Share((w,)) for n, w in g.items()} for g in (state, given))
@@ -65,13 +65,14 @@ def silence(found: Any) -> list[np.ndarray]:
     return [np.zeros(noise_words(found.training), np.int64)] * 3
 
 
-def exact_sums(found: Any, given: Arrays, shared: bool) -> list[np.ndarray]:
+def exact_sums(found: Any, given: Arrays, shared: bool, drawn: bytes = DRAWN) -> list[np.ndarray]:
     """Return the clipped sums of a step in which all rows count: integers of the grid.
 
     Args:
         found: a traced private training.
         given: ring elements of its rows x and y, and of weights that are to be other ones.
         shared: run on three parties, else in the clear.
+        drawn: from which the signs of the checks follow.
     """
     training: Training = found.training
     program, start = training.program, len(training.program.inputs)
@@ -80,7 +81,7 @@ def exact_sums(found: Any, given: Arrays, shared: bool) -> list[np.ndarray]:
     handles = {i.name: reads[reads[n]] for n, i in program.named(Role.NOISE)}
     program = msgspec.structs.replace(program, outputs=tuple(handles.values()))
     (present,) = (i.name for i in training.step_inputs if i.kind is Kind.PRESENT)
-    public = {**words(found, Role.PUBLIC), **step_values(training, 0, SEED)}
+    public = {**words(found, Role.PUBLIC), **step_values(training, 0, SEED, drawn)}
     public[present] = np.ones((training.batch_size, 1), np.uint64)
     secret = {**words(found, Role.STATE), **given}
     public |= noise_inputs(training, silence(found)[0])

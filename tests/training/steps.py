@@ -18,6 +18,8 @@ from tercet.runtime.training import run_step, step_values
 from tests import trio
 
 SEED = bytes(range(32))
+#: What the workers drew together for the checks of rows.
+DRAWN = bytes(reversed(range(32)))
 Arrays = dict[str, np.ndarray]
 Shares = dict[str, list[Share]]
 
@@ -44,7 +46,7 @@ def in_the_clear(traced: TracedTraining, batches: Iterable[tuple[Any, Any]]) -> 
     training = traced.training
     state, constants = words(traced, Role.STATE), words(traced, Role.PUBLIC)
     for number, rows in enumerate(batches):
-        public = {**constants, **step_values(training, number, SEED)}
+        public = {**constants, **step_values(training, number, SEED, DRAWN)}
         shares, data = (
             {n: Share((w,)) for n, w in given.items()} for given in (state, _encoded(rows))
         )
@@ -70,7 +72,7 @@ def _step(
     traced: TracedTraining, number: int, states: Shares, data: Shares
 ) -> tuple[list[Any], trio.Traffic]:
     training, sides = traced.training, trio.parties()
-    public = {**words(traced, Role.PUBLIC), **step_values(training, number, SEED)}
+    public = {**words(traced, Role.PUBLIC), **step_values(training, number, SEED, DRAWN)}
 
     def side(i: int) -> Any:
         state, rows = ({n: s[i] for n, s in given.items()} for given in (states, data))

@@ -72,6 +72,22 @@ def test_client_refuses_terms_that_promise_too_much(
     assert len(training.refresh().missing) == 1
 
 
+def test_an_owner_traces_the_model_again(three: LocalCluster) -> None:
+    import keras
+
+    wider, gentler = model(), model()
+    wider.add(keras.layers.Dense(2))
+    gentler.compile(keras.optimizers.SGD(0.05), gentler.loss)
+    training = propose(three, "traced")
+    with tercet.connect(three.as_party("hospital")) as owner:
+        wider.compile(keras.optimizers.SGD(0.1), gentler.loss)
+        for other in (wider, gentler):
+            with pytest.raises(RefusedError, match="'traced' are not those of this model"):
+                owner.approve(training.id, model=other)
+        assert len(training.refresh().missing) == 1  # nothing was signed
+        assert owner.approve(training.id, model=model()).holds
+
+
 def test_an_owner_pays_once_before_it_signs(three: LocalCluster, path: Path) -> None:
     training = propose(three, "paid")
     promised = training.agreement.terms.privacy

@@ -249,9 +249,12 @@ def test_epsilon_of_the_terms() -> None:
     size = room(found, 14_040)
     assert 256 < size < 420
     assert room(whole, 1) == 100
-    check_terms(found, 14_040)
+    check_terms(found, 14_040, size)
     with pytest.raises(RefusedError, match="but their noise gives"):
-        check_terms(msgspec.structs.replace(found, sampled_epsilon=1.0), 14_040)
+        check_terms(msgspec.structs.replace(found, sampled_epsilon=1.0), 14_040, size)
+    for little in (size - 1, 256, 1):
+        with pytest.raises(RefusedError, match=f"room for {little} rows, but.* takes {size}"):
+            check_terms(found, 14_040, little)
 
 
 def test_the_room_of_a_step_overflows_as_rarely_as_promised() -> None:
@@ -289,6 +292,9 @@ def test_numbers_without_room() -> None:
     for clip, multiplier in ((1e4, 1.0), (1.0, 100.0)):
         with pytest.raises(InputError, match="Use"):
             private_terms(DPSGD(clip, multiplier), 100, 10, 5)
+    with pytest.raises(InputError, match=r"delta 1e-18.* 100 steps") as refused:
+        private_terms(DPSGD(1.0, 1.0, 1e-18), 100, 10, 100)
+    private_terms(DPSGD(1.0, 1.0, float(refused.value.remedy.split()[-1])), 100, 10, 100)
 
 
 def _layers() -> dict[str, tuple[str, Callable[[Any], list[Any]]]]:
@@ -317,6 +323,25 @@ def test_layers_without_a_rule_are_refused_by_name(case: str) -> None:
     made = keras.Sequential([keras.Input((WIDTH,)), *layers(keras.layers), keras.layers.Dense(3)])
     made.compile("sgd", "mse")
     with pytest.raises(UnsupportedOperation, match=text):
+        traced(made, 1.0)
+
+
+@pytest.mark.parametrize(("outputs", "numbers"), [(3, 1), (1, 5)])
+def test_a_bias_of_another_width_is_refused(outputs: int, numbers: int) -> None:
+    import keras
+
+    class Shifted(keras.layers.Layer):  # type: ignore[misc]
+        def build(self, shape: tuple[int, ...]) -> None:
+            self.w = self.add_weight(shape=(shape[-1], outputs), name="w")
+            self.b = self.add_weight(shape=(numbers,), name="b")
+
+        def call(self, x: Any) -> Any:
+            return keras.ops.matmul(x, self.w) + self.b
+
+    layers = [keras.Input((WIDTH,)), Shifted(name="shifted"), keras.layers.Dense(3)]
+    made = keras.Sequential(layers)
+    made.compile("sgd", "mse")
+    with pytest.raises(UnsupportedOperation, match="'shifted' uses add"):
         traced(made, 1.0)
 
 
@@ -359,7 +384,7 @@ def test_a_private_training_survives_its_wire_form(private: Training) -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"privacy": None}, "present|noise without"),
+        ({"privacy": None}, "derivation of|noise without"),
         ({"privacy": PrivateSum(1.0, 0.0, ROWS, BATCH)}, "noise multiplier of 0"),
         ({"privacy": PrivateSum(1.0, 1.0, SIZE - 1, BATCH)}, "rows of"),
         ({"privacy": PrivateSum(1.0, 1.0, ROWS, ROWS + 1)}, "rows a step on average"),

@@ -87,11 +87,17 @@ def agreements(agreement: str | None, cluster_path: str, identity: str | None) -
 @click.command()
 @click.argument("agreement")
 @click.option("--yes", is_flag=True, help="Do not ask: the terms were read.")
+@click.option(
+    "--model",
+    type=click.Path(exists=True, dir_okay=False),
+    help="The compiled model, to check that its training is what runs.",
+)
 @budget_options
 @party_options
 def approve(
     agreement: str,
     yes: bool,
+    model: str | None,
     ledger: str | None,
     budget: str | None,
     sampled: bool,
@@ -100,13 +106,18 @@ def approve(
 ) -> None:
     """Read the terms of AGREEMENT, and sign it; with --ledger, pay its epsilon from a budget."""
     from tercet.training.consent import approve as approve_training
-    from tercet.training.consent import check_privacy
+    from tercet.training.consent import check_privacy, check_program
 
     cluster = Cluster.load(cluster_path, identity)
     with Party(cluster.config, cluster.caller) as party:
         found = party.find(agreement)
         show_agreement(found, names_of(cluster))
         check_privacy(found)
+        if model:
+            from tercet.training.parties import load_model
+
+            check_program(found, load_model(model))
+            click.echo(f"The programs are those of {model}")
         account = account_of(ledger, budget, sampled, cluster.caller, found.terms.name)
         if not yes:
             click.confirm("Sign it?", abort=True)

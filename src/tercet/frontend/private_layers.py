@@ -176,9 +176,12 @@ class _Search:
         if len(before) != 1 or len(bias) != 1 or self.reads[before[0]] != 1:
             raise _refused(node)
         product, kernel = self.products[before[0]]
+        made = product.outputs[0].shape
         if (
             self.found[kernel] is not None
-            or _channels(product) != len(product.outputs[0].shape) - 1
+            or _channels(product) != len(made) - 1
+            or node.outputs[0].shape != made  # a bias of more numbers than the layer has outputs
+            or self.graph.arguments[bias[0]].shape != made[-1:]
         ):
             raise _refused(node)
         self.found[kernel] = bias[0]

@@ -6,12 +6,13 @@ checked before its norm is believed:
 
 1. Inputs a and cotangents d of all layers leave a rounding by ``_LEAST`` bits or more, which makes
    numbers below 2^(65 - 12), whatever it takes.
-2. Of v, all a (times their layer's ``gain``) and all d of a row, ``_PROJECTIONS`` sums with public
-   random signs must lie between -B and B modulo 2^62. A |v_i| of B or more makes each sum fail with
+2. Of v, all a (times their layer's ``gain``) and all d of a row, ``_PROJECTIONS`` sums with random
+   signs must lie between -B and B modulo 2^62. A |v_i| of B or more makes each sum fail with
    probability 1/2 and more, since the two signs of v_i put it at places 2 |v_i| apart. Without one,
    sums do not wrap; one exceeds |v| / 4 with probability (15/16)^2 / 3 and more (Paley and Zygmund,
    with the fourth moment 3 |v|^4 of such a sum). So |v| >= 4 B passes with probability
-   0.707^128 < 2^-64 at most.
+   0.707^128 < 2^-64 at most. So it is for every v that does not depend on the signs: the workers
+   draw them together, and only when the state and the rows of a step are fixed.
 3. Within that, the product of |q|^2 and |d|^2 at few fractional bits does not wrap; below
    2^``_COARSE`` in all, neither does a norm that it bounds.
 
@@ -104,7 +105,7 @@ def small_enough(
         )
     whole = raw(low, "concat", *(p.handle for p in parts), axis=1)
     # Numbers 0 and 2: their sums are those with signs, and that of all.
-    drawn = StepInput("projections", Kind.MASK, keep=0.5)
+    drawn = StepInput("projections", Kind.SIGNS)
     twice = low.step_input(drawn, (width, _PROJECTIONS), 0)
     alone = low.reshape(raw(low, "sum", whole.handle, axes=(1,)), (rows, 1))
     signed = raw(low, "sub", raw(low, "matmul", whole.handle, twice.handle).handle, alone.handle)

@@ -22,8 +22,10 @@ GRID, MAX_ROOM = 40, 1 << 20
 TARGET_BITS, SLACK = 7, Fraction(1, 64)
 #: Clipping norms that the arithmetic has room for, and the largest noise multiplier.
 MIN_CLIP, MAX_CLIP, MAX_MULTIPLIER = 2.0**-10, 2.0**10, 32.0
-#: Least noise: a share of it then has a deviation of 2^23 units and more.
+#: Least noise: a share of it then has a deviation of 2^29 units and more.
 MIN_MULTIPLIER = 2.0**-10
+#: Probability in a step that a row passes its checks and moves the sum by more than C.
+UNNOTICED = 2.0**-64
 
 
 class PrivateSum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -118,16 +118,20 @@ class Program(msgspec.Struct, frozen=True, dict=True):
         (only,) = self.named(Role.INPUT)
         return only[1].type.scale
 
-    def digest(self) -> str:
-        """Return the hex SHA-256 of the canonical encoding, without ``source`` labels."""
-        bare = msgspec.structs.replace(
+    def bare(self) -> Program:
+        """Return the same without ``source`` labels, attributes in order: one form for each."""
+        return msgspec.structs.replace(
             self,
             instructions=tuple(
                 msgspec.structs.replace(i, source="", attrs=dict(sorted(i.attrs.items())))
                 for i in self.instructions
             ),
         )
-        return hashlib.sha256(b"tercet program" + msgspec.msgpack.encode(bare)).hexdigest()
+
+    def digest(self) -> str:
+        """Return the hex SHA-256 of the canonical encoding, without ``source`` labels."""
+        encoded = msgspec.msgpack.encode(self.bare())
+        return hashlib.sha256(b"tercet program" + encoded).hexdigest()
 
 
 def encode(program: Program) -> bytes:

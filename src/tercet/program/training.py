@@ -44,6 +44,7 @@ class Kind(StrEnum):
     TABLE = "table"  # values[step], the last one from the end on
     MASK = "mask"  # 1 / keep with probability ``keep``, else 0, from the public seed
     PRESENT = "present"  # 1 for each row that was sampled, then 0 for those that pad the step
+    SIGNS = "signs"  # 0 or 2, from what the workers draw once state and rows are fixed
 
 
 class StepInput(msgspec.Struct, frozen=True):
@@ -79,6 +80,11 @@ class Training(msgspec.Struct, frozen=True):
     def batch_size(self) -> int:
         """Rows of a step."""
         return self.program.named(Role.DATA)[0][1].type.shape[0]
+
+    @property
+    def checked(self) -> bool:
+        """Whether a step checks its rows by random signs."""
+        return any(i.kind is Kind.SIGNS for i in self.step_inputs)
 
     def inputs(self, role: Role) -> tuple[Input, ...]:
         """Return the inputs with ``role``, in order."""
@@ -181,6 +187,8 @@ def _verify_step_inputs(training: Training) -> None:
         elif value.kind is Kind.PRESENT:
             fits = kind.shape == (training.batch_size, 1) and kind.scale == 0
             fits = fits and training.privacy is not None and not value.values
+        elif value.kind is Kind.SIGNS:
+            fits = kind.scale == 0 and training.privacy is not None and not value.values
         else:
             fits = 0.0 < value.keep <= 1.0 and 1.0 / value.keep < limit and not value.values
         if not fits:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tercet.program.training import Training
 from tercet.protocol.base import Share
+from tercet.protocol.joint_seed import joint_seed
 from tercet.protocol.replicated.sharing import OutputPart
 from tercet.protocol.rounds import Steps
 from tercet.runtime.interpreter import Words
@@ -75,10 +76,13 @@ def run_chunk(
 
     def operation() -> Steps[tuple[State, list[Share]]]:
         now, sums = dict(state), dict.fromkeys(chunk.opened)
+        drawn = None
+        if training.checked:  # no party may know the signs when it chooses weights or rows
+            drawn = yield from joint_seed(session.index, b"tercet signs v1\0" + session.id)
         for piece in range(chunk.steps):
             number = chunk.first + piece
             protocol = session.protocol(piece)
-            public = {**constants, **step_values(training, number, chunk.seed)}
+            public = {**constants, **step_values(training, number, chunk.seed, drawn)}
             added = noise_inputs(training, noise()) if noise is not None else None
             now, metrics = yield from run_step(training, protocol, now, rows(number), public, added)
             for name in chunk.opened:

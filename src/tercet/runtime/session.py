@@ -60,9 +60,14 @@ class Session:
         self._preceding = Streams(session_key(links[self._prev].key, nonces, program))
         self._own = Streams(fresh(SECRET_BYTES))
 
+    @property
+    def index(self) -> int:
+        """This worker, 0, 1 or 2."""
+        return self._transport.index
+
     def protocol(self, piece: int) -> Protocol:
         """Return this worker's side of the protocol for one slice."""
-        return Replicated(self._transport.index, self._following, self._preceding, self._own, piece)
+        return Replicated(self.index, self._following, self._preceding, self._own, piece)
 
     def run(self, slices: Iterable[Steps[Any]], timeout: float) -> tuple[list[Any], Measure]:
         """Drive the operations, one a slice, to their ends; return their results in order.

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercet.crypto.prg import seed_words
+from tercet.errors import SecurityError
 from tercet.program.program import Role
 from tercet.program.training import Kind, StepInput, Training
 from tercet.program.types import Type
@@ -22,7 +23,9 @@ from tercet.runtime.schedule import run_outputs
 Words: TypeAlias = NDArray[np.uint64]
 
 
-def step_values(training: Training, step: int, seed: bytes) -> dict[str, Words]:
+def step_values(
+    training: Training, step: int, seed: bytes, drawn: bytes | None = None
+) -> dict[str, Words]:
     """Return the ring elements of every STEP input of step number ``step`` (0 for the first).
 
     A function of public data alone, in whole numbers wherever machines could differ, so that all
@@ -32,12 +35,19 @@ def step_values(training: Training, step: int, seed: bytes) -> dict[str, Words]:
         training: a verified training.
         step: number of the step, counted over all epochs.
         seed: 32 public bytes, equal at all workers; fresh for each training.
+        drawn: 32 public bytes that the workers drew together when the state and the rows of this
+            step were fixed (``protocol.joint_seed``); for a training that is ``checked``.
+
+    Raises:
+        SecurityError: if they are missing.
     """
     kinds = {i.name: i.type for i in training.inputs(Role.STEP)}
     values = {}
     for given in training.step_inputs:
         if given.kind is Kind.PRESENT:
             values[given.name] = _present(training, step, seed)
+        elif given.kind is Kind.SIGNS:
+            values[given.name] = _signs(given, kinds[given.name], step, drawn)
         else:
             values[given.name] = _value(given, kinds[given.name], step, seed)
     return values
@@ -47,6 +57,13 @@ def _present(training: Training, step: int, seed: bytes) -> Words:
     assert training.privacy is not None
     count = len(Poisson(seed, training.privacy, training.batch_size).sampled(step))
     return (np.arange(training.batch_size) < count).astype(np.uint64)[:, None]
+
+
+def _signs(given: StepInput, kind: Type, step: int, drawn: bytes | None) -> Words:
+    if drawn is None:
+        raise SecurityError("rows are checked by signs that nobody drew", "Report this fault")
+    words = seed_words(drawn, f"signs {step} {given.name}", prod(kind.shape)).reshape(kind.shape)
+    return words >> np.uint64(63) << np.uint64(1)
 
 
 def noise_words(training: Training) -> int:

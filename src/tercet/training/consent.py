@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tercet.errors import RefusedError
 from tercet.privacy import accounting
 from tercet.privacy.accounting import Guarantee
 from tercet.privacy.dp_sgd import Account
 from tercet.privacy.events import GaussianSum
+from tercet.service.package import package_digest
 from tercet.service.parties import Agreement, Party
 from tercet.service.training_terms import TrainingTerms
 from tercet.training.private import check_terms
+from tercet.training.programs import trace
+
+if TYPE_CHECKING:
+    import keras
 
 
 def check_privacy(agreement: Agreement) -> None:
@@ -20,7 +27,36 @@ def check_privacy(agreement: Agreement) -> None:
     """
     terms = agreement.terms
     if isinstance(terms, TrainingTerms) and terms.privacy is not None:
-        check_terms(terms.privacy, terms.steps)
+        check_terms(terms.privacy, terms.steps, terms.batch_size)
+
+
+def check_program(agreement: Agreement, model: keras.Model) -> None:
+    """Trace a compiled model again: the agreement is about the training of this model and no other.
+
+    Workers and signers know the programs by their digest alone. That a private training clips and
+    adds the noise of its terms is known to whoever traces the model with this version of Tercet.
+
+    Raises:
+        RefusedError: if it is about another one, or no training.
+        UnsupportedOperation, ModelError, InputError: if the model cannot be trained so.
+    """
+    terms = agreement.terms
+    if not isinstance(terms, TrainingTerms):
+        raise RefusedError(f"{terms.name!r} is not the training of a model", "Approve it without")
+    traced = trace(
+        model,
+        terms.batch_size,
+        terms.steps,
+        terms.metrics,
+        terms.serving,
+        terms.privacy.sum if terms.privacy is not None else None,
+    )
+    if package_digest(traced.package) != terms.program:
+        raise RefusedError(
+            f"the programs of {terms.name!r} are not those of this model",
+            "Ask for the model as it was compiled when the training was proposed, and use the "
+            "same version of Tercet; if they still differ, do not sign",
+        )
 
 
 def pay(agreement: Agreement, account: Account, *, sampled: bool = False) -> Guarantee:
@@ -55,14 +91,21 @@ def pay(agreement: Agreement, account: Account, *, sampled: bool = False) -> Gua
 
 
 def approve(
-    party: Party, agreement: Agreement, account: Account | None = None, *, sampled: bool = False
+    party: Party,
+    agreement: Agreement,
+    account: Account | None = None,
+    *,
+    sampled: bool = False,
+    model: keras.Model | None = None,
 ) -> Agreement:
     """Sign an agreement whose promise is true, after paying for it if there is an account.
 
     Raises:
-        As ``check_privacy``, ``pay`` and ``Party.approve``.
+        As ``check_privacy``, ``check_program`` (with a model), ``pay`` and ``Party.approve``.
     """
     check_privacy(agreement)
+    if model is not None:
+        check_program(agreement, model)
     if account is not None:
         pay(agreement, account, sampled=sampled)
     return party.approve(agreement)

@@ -67,18 +67,25 @@ class Training:
             self.agreement = party.find(self.id)
         return self.agreement
 
-    def approve(self, *, account: Account | None = None, sampled: bool = False) -> Agreement:
+    def approve(
+        self,
+        *,
+        account: Account | None = None,
+        sampled: bool = False,
+        model: keras.Model | None = None,
+    ) -> Agreement:
         """Sign the agreement, whose terms the caller has read.
 
         Args:
-            account, sampled: as for ``Client.approve``.
+            account, sampled, model: as for ``Client.approve``.
 
         Raises:
             NotFoundError: if there is no budget.
-            RefusedError: if its epsilon is not what its noise gives, or would exceed the budget.
+            RefusedError: if its epsilon is not what its noise gives, or would exceed the budget, or
+                its programs are not the model's.
         """
         with self._party() as party:
-            self.agreement = approve(party, self.agreement, account, sampled=sampled)
+            self.agreement = approve(party, self.agreement, account, sampled=sampled, model=model)
         return self.agreement
 
     def withdraw(self) -> Agreement:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from tercet.errors import InputError, ProgramError, RefusedError
 from tercet.privacy import accounting
 from tercet.privacy.events import GaussianSum
-from tercet.program.private import PrivateSum
+from tercet.program.private import UNNOTICED, PrivateSum
 from tercet.service.training_terms import PrivacyTerms
 
 #: The part of delta that is left to steps that sample more rows than they have room for.
 _OVERFLOW = 1e-3
+_DO_NOT = "Do not sign; tell whoever proposed them"
 #: Relative difference of an epsilon that another version of an accountant may make.
 _TOLERANCE = 1e-3
 
@@ -52,7 +53,8 @@ def private_terms(asked: DPSGD, rows: int, batch: int, steps: int) -> PrivacyTer
         steps: steps in all.
 
     Raises:
-        InputError: if the arithmetic has no room for what is asked.
+        InputError: if the arithmetic has no room for what is asked, or delta not for the
+            probability that the checks of rows fail.
     """
     made = PrivateSum(float(asked.clip_norm), float(asked.noise_multiplier), rows, batch)
     try:
@@ -60,10 +62,17 @@ def private_terms(asked: DPSGD, rows: int, batch: int, steps: int) -> PrivacyTer
     except ProgramError as error:
         raise InputError(error.message, error.remedy) from None
     event = GaussianSum(made.noise_multiplier, steps, made.rate)
-    known = accounting.epsilon(accounting.without_sampling([event]), asked.delta).epsilon
+    overfull = 0.0 if batch == rows else _OVERFLOW * asked.delta
+    left = asked.delta - overfull - steps * UNNOTICED
+    if left < asked.delta / 2:
+        raise InputError(
+            f"delta {asked.delta}: as much is lost by {steps} steps whose checks may fail",
+            f"Give at least {4 * steps * UNNOTICED:.1g}",
+        )
+    known = accounting.epsilon(accounting.without_sampling([event]), left).epsilon
     if batch == rows:
         return PrivacyTerms(made, asked.delta, known, known)
-    sampled = accounting.epsilon([event], asked.delta * (1 - _OVERFLOW)).epsilon
+    sampled = accounting.epsilon([event], left).epsilon
     return PrivacyTerms(made, asked.delta, known, min(sampled, known))
 
 
@@ -91,11 +100,18 @@ def room(terms: PrivacyTerms, steps: int) -> int:
     return low
 
 
-def check_terms(terms: PrivacyTerms, steps: int) -> None:
-    """Compute both epsilons again, as somebody does who is asked to sign them.
+def check_terms(terms: PrivacyTerms, steps: int, size: int) -> None:
+    """Compute all again, as somebody does who is asked to sign it.
+
+    Args:
+        terms: what is promised.
+        steps: steps in all.
+        size: rows that a step has room for.
 
     Raises:
-        RefusedError: if the terms promise more than the noise gives.
+        RefusedError: if the terms promise more than the noise gives, or a step has so little room
+            that it would leave out rows for others.
+        InputError: if there are no such terms (``private_terms``).
     """
     given = terms.sum
     asked = DPSGD(given.clip_norm, given.noise_multiplier, terms.delta)
@@ -107,8 +123,12 @@ def check_terms(terms: PrivacyTerms, steps: int) -> None:
         if true > said * (1 + _TOLERANCE):
             raise RefusedError(
                 f"the terms say epsilon {said:.3f}, but their noise gives {true:.3f}",
-                "Do not sign; tell whoever proposed them",
+                _DO_NOT,
             )
+    if size < (needed := room(terms, steps)):
+        raise RefusedError(
+            f"the terms give a step room for {size} rows, but their epsilon takes {needed}", _DO_NOT
+        )
 
 
 def _divergence(count: int, rows: int, rate: float) -> float:

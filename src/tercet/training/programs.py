@@ -48,6 +48,9 @@ def trace(
 ) -> TrainingPrograms:
     """Trace the training step of a compiled Keras model and, with ``serving``, its prediction.
 
+    The package is a function of the model's architecture, loss and optimizer, and of what else is
+    given: not of its weights, nor of the names of its layers.
+
     Raises:
         UnsupportedOperation: if a layer, the loss or the optimizer has no rule; names it.
         ModelError, InputError: as ``frontend.training.trace_training``.
@@ -58,6 +61,9 @@ def trace(
     traced = trace_training(model, batch_size, steps, metrics=metrics, privacy=privacy)
     training = traced.training
     states = training.inputs(Role.STATE)
+    # Without labels: Keras numbers the names of layers within a process, and who traces the same
+    # model elsewhere must find the same package.
+    training = msgspec.structs.replace(training, program=training.program.bare())
     package = Package(
         encode_training(training), _words(training.inputs(Role.PUBLIC), traced.arrays)
     )
@@ -67,7 +73,7 @@ def trace(
         constants = [i for _, i in told.program.named(Role.PUBLIC)]
         package = msgspec.structs.replace(
             package,
-            serving=encode(told.program),
+            serving=encode(told.program.bare()),
             serving_constants=_words(constants, told.arrays),
             weights={name: name for name in weights},
         )
