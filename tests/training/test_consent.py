@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from tercet.errors import NotFoundError, RefusedError
 from tercet.privacy.dp_sgd import Account
 from tercet.privacy.events import GaussianSum
 from tercet.privacy.ledger import Budget, Ledger
+from tercet.program.training import Kind, decode_training, encode_training
+from tercet.runtime.sampling import Poisson
 from tercet.service.cluster import CLUSTER_FILE, LocalCluster
+from tercet.service.package import Package
 from tercet.training import parties
 
 DELTA = 1e-4
@@ -88,6 +92,51 @@ def test_an_owner_traces_the_model_again(three: LocalCluster) -> None:
         assert owner.approve(training.id, model=model()).holds
 
 
+def test_an_owner_sees_a_changed_package(
+    three: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The right model, and a proposer whose own client traced something else."""
+    true = parties.trace
+
+    def faster(*given: Any) -> Any:
+        traced = true(*given)
+        package = msgspec.msgpack.decode(traced.package, type=Package)
+        training = decode_training(package.training)
+        tables = [i for i in training.step_inputs if i.kind is Kind.TABLE]
+        assert tables
+        rates = tuple(
+            msgspec.structs.replace(i, values=tuple(2 * v for v in i.values)) if i in tables else i
+            for i in training.step_inputs
+        )
+        changed = encode_training(msgspec.structs.replace(training, step_inputs=rates))
+        package = msgspec.structs.replace(package, training=changed)
+        return dataclasses.replace(traced, package=msgspec.msgpack.encode(package))
+
+    monkeypatch.setattr(parties, "trace", faster)
+    training = propose(three, "changed")
+    changed = "'changed' are not those of this model"
+    with (
+        tercet.connect(three.as_party("hospital")) as owner,
+        pytest.raises(RefusedError, match=changed),
+    ):
+        owner.approve(training.id, model=model())
+    with pytest.raises(RefusedError, match=changed):
+        tercet.find_training(three.as_party("hospital"), training.id).approve(model=model())
+
+
+def test_a_seed_that_overfills_a_step_is_refused(
+    three: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever proposes draws the seed; here from one that says so at once."""
+    monkeypatch.setattr(Poisson, "count", lambda self, step: 20 * step)
+    monkeypatch.setattr(parties, "approve", lambda party, found, *_, **__: party.approve(found))
+    training = propose(three, "seeds")
+    size = training.agreement.terms.batch_size
+    refused = pytest.raises(RefusedError, match=rf"sample \d+ rows, and there is room for {size}")
+    with tercet.connect(three.as_party("hospital")) as owner, refused:
+        owner.approve(training.id)
+
+
 def test_an_owner_pays_once_before_it_signs(three: LocalCluster, path: Path) -> None:
     training = propose(three, "paid")
     promised = training.agreement.terms.privacy
@@ -153,6 +202,8 @@ def test_an_owner_that_proposes_pays_too(three: LocalCluster, path: Path) -> Non
 def test_on_the_command_line(
     three: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import keras
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.setenv("TERCET_CLUSTER", str(three.directory / CLUSTER_FILE))
@@ -184,10 +235,15 @@ def test_on_the_command_line(
     allow = ("privacy", "allow", "hospital", "line", "--delta", str(DELTA), *ledger, "--epsilon")
     command(*allow, "1")
     assert "would bring 'line' on the data of 'hospital'" in command(*sign, *ledger, code=1)
+    other = model()
+    other.compile(keras.optimizers.SGD(0.2), other.loss)
+    other.save("other.keras")
+    assert "not those of this model" in command(*sign, *ledger, "--model", "other.keras", code=1)
     assert "has not signed" in command("agreements", agreement, "--identity", "hospital")
     command(*allow, "30")
     for _ in range(2):
-        told = command(*sign, *ledger)
+        told = command(*sign, *ledger, "--model", "line.keras")
+        assert "The programs are those of line.keras" in told
         assert "spent by line on the data of hospital: epsilon" in told
         assert "all have signed" in told
     (spent,) = msgspec.json.decode(command("privacy", "spent", *ledger, "--json").split("\n")[0])

@@ -18,20 +18,23 @@ from tercet.program.private import GRID, PrivateSum
 from tercet.program.program import Role
 from tercet.program.training import (
     DATA_SCALE,
+    Kind,
+    StepInput,
     Training,
     decode_training,
     encode_training,
     verify_training,
 )
 from tercet.ring.fixed import decode, encode
+from tercet.runtime import chunk as chunks
 from tercet.runtime.chunk import Chunk, run_chunk
 from tercet.runtime.noise import NoiseAhead
 from tercet.runtime.sampling import Poisson
 from tercet.runtime.session import Session
-from tercet.runtime.training import noise_words
+from tercet.runtime.training import noise_words, step_values
 from tests import trio
 from tests.training.noisy import moved, norm, silence, step
-from tests.training.steps import SEED, words
+from tests.training.steps import DRAWN, SEED, words
 
 ROWS, BATCH, SIZE, WIDTH, CLASSES = 40, 12, 24, 6, 3
 
@@ -166,7 +169,9 @@ def test_noise_has_the_agreed_variance_and_reaches_the_weights() -> None:
     assert np.mean(samples**2) / (1.5 * 9.0) == pytest.approx(1.0, abs=5 * math.sqrt(2 / k))
 
 
-def test_a_repeated_chunk_has_other_noise_and_other_masks() -> None:
+def test_a_repeated_chunk_has_other_noise_other_masks_and_other_signs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As after the loss of a worker: all three go on from the same state."""
     found = traced(model(), 1.0)
     training, transports, rng = found.training, MemoryTransport.trio(), np.random.default_rng(0)
@@ -181,6 +186,14 @@ def test_a_repeated_chunk_has_other_noise_and_other_masks() -> None:
 
     def noise(i: int) -> Callable[[], Any]:
         return lambda: drawn.append(sources[i].take(*kind)) or drawn[-1]
+
+    seeds: list[bytes | None] = []
+
+    def values(training: Training, step: int, seed: bytes, signs: bytes | None) -> Any:
+        seeds.append(signs)
+        return step_values(training, step, seed, signs)
+
+    monkeypatch.setattr(chunks, "step_values", values)
 
     def run(nonces: tuple[bytes, bytes, bytes]) -> list[Any]:
         def one(i: int) -> Any:
@@ -200,6 +213,9 @@ def test_a_repeated_chunk_has_other_noise_and_other_masks() -> None:
     used, fresh_ones = ((fresh(32), fresh(32), fresh(32)) for _ in range(2))
     once, again = run(used), run(fresh_ones)
     assert len({d.tobytes() for d in drawn}) == 6  # of three workers, twice
+    assert len(set(seeds[:3])) == len(set(seeds[3:])) == 1  # the same at all three workers
+    assert len(seeds) == 6
+    assert len({*seeds, None, SEED}) == 4  # other ones, and not the terms' seed
     for name in found.variables.values():
         for a, b in zip(once, again, strict=True):
             assert not np.equal(a[name].parts[0], b[name].parts[0]).any()
@@ -374,11 +390,30 @@ def private() -> Training:
     return found
 
 
+def test_signs_are_those_of_one_step_and_nobodys_choice(private: Training) -> None:
+    (name,) = (i.name for i in private.step_inputs if i.kind is Kind.SIGNS)
+    first, second = (step_values(private, n, SEED, DRAWN)[name] for n in range(2))
+    assert np.array_equal(np.unique(first), [0, 2])
+    # Otherwise the state of the second step would follow from the signs that check it.
+    assert 0.4 < np.mean(first == second) < 0.6
+    with pytest.raises(SecurityError, match="nobody drew"):
+        step_values(private, 0, SEED)
+
+
 def test_a_private_training_survives_its_wire_form(private: Training) -> None:
     again = decode_training(encode_training(private))
     assert again == private
     other = msgspec.structs.replace(private.privacy, noise_multiplier=2.0)  # type: ignore[type-var]
     assert msgspec.structs.replace(private, privacy=other).digest() != private.digest()
+
+
+def test_rows_that_the_public_seed_would_check_are_refused(private: Training) -> None:
+    old = tuple(
+        StepInput(i.name, Kind.MASK, keep=0.5) if i.kind is Kind.SIGNS else i
+        for i in private.step_inputs
+    )
+    with pytest.raises(ProgramError, match="not checked by signs that the workers draw"):
+        verify_training(msgspec.structs.replace(private, step_inputs=old))
 
 
 @pytest.mark.parametrize(

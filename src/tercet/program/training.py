@@ -44,7 +44,7 @@ class Kind(StrEnum):
     TABLE = "table"  # values[step], the last one from the end on
     MASK = "mask"  # 1 / keep with probability ``keep``, else 0, from the public seed
     PRESENT = "present"  # 1 for each row that was sampled, then 0 for those that pad the step
-    SIGNS = "signs"  # 0 or 2, from what the workers draw once state and rows are fixed
+    SIGNS = "signs"  # 0 or 2, from what the workers draw once a session's state and rows are fixed
 
 
 class StepInput(msgspec.Struct, frozen=True):
@@ -215,3 +215,5 @@ def _verify_privacy(training: Training) -> None:
     present = [s for s in training.step_inputs if s.kind is Kind.PRESENT]
     if not noise or len(present) != 1 or any(i.type.scale != GRID for i in noise):
         raise ProgramError("a private sum without its noise, or rows not marked", _REMEDY)
+    if not training.checked:
+        raise ProgramError("rows that are not checked by signs that the workers draw", _REMEDY)

@@ -57,12 +57,19 @@ class Poisson:
         self._most = np.uint64(min(int(privacy.rate * 2.0**64), 2**64 - 1))
         self._size = size
 
+    def count(self, step: int) -> int:
+        """Return how many rows a step samples, be it more than ``size``."""
+        return int(np.count_nonzero(self._words(step) <= self._most))
+
     def sampled(self, step: int) -> NDArray[np.int64]:
         """Return the numbers of the rows of a step, ``size`` at most."""
-        words = seed_words(self._seed, f"sample {step}", self._rows)
+        words = self._words(step)
         picked = np.flatnonzero(words <= self._most)
         order = np.argsort(words[picked], kind="stable")
         return picked[order[: self._size]].astype(np.int64)
+
+    def _words(self, step: int) -> NDArray[np.uint64]:
+        return seed_words(self._seed, f"sample {step}", self._rows)
 
     def rows(self, step: int) -> NDArray[np.int64]:
         """Return ``size`` rows: those sampled, then the first one as often as is left."""

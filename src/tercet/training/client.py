@@ -37,7 +37,8 @@ class Client(ModelClient):
             sampled: charge what the model tells those who do not know which rows each step took.
                 Parties and workers know it: by default nothing is taken off for sampling.
             model: the compiled model that it says to train: it is traced again, and signed for if
-                the programs are the same. Without it a signer trusts whoever proposed them.
+                the programs are the same. Its weights do not matter: the initial ones are the
+                proposer's, in shares. Without it a signer trusts whoever proposed the programs.
 
         Raises:
             NotFoundError: if no such agreement concerns this identity, or there is no budget.

@@ -9,6 +9,8 @@ from tercet.privacy import accounting
 from tercet.privacy.accounting import Guarantee
 from tercet.privacy.dp_sgd import Account
 from tercet.privacy.events import GaussianSum
+from tercet.program.private import PrivateSum
+from tercet.runtime.sampling import Poisson
 from tercet.service.package import package_digest
 from tercet.service.parties import Agreement, Party
 from tercet.service.training_terms import TrainingTerms
@@ -19,22 +21,47 @@ if TYPE_CHECKING:
     import keras
 
 
+#: Numbers of a seed that a signer looks at: some ten seconds. For more, finding a seed with a step
+#: that samples too many rows is out of reach.
+_MOST_NUMBERS = 1 << 33
+
+
 def check_privacy(agreement: Agreement) -> None:
     """Compute again what an agreement says of its noise, if it is about any.
 
     Raises:
-        RefusedError: if it promises too much.
+        RefusedError: if it promises too much, or its steps have too little room.
+        InputError: if no such terms can be kept (``private_terms``).
     """
     terms = agreement.terms
     if isinstance(terms, TrainingTerms) and terms.privacy is not None:
         check_terms(terms.privacy, terms.steps, terms.batch_size)
+        _check_seed(terms, terms.privacy.sum)
+
+
+def _check_seed(terms: TrainingTerms, made: PrivateSum) -> None:
+    """Refuse a seed by which a step samples more rows than it has room for.
+
+    By chance there is none; but whoever proposes draws the seed, and may draw again.
+    """
+    if terms.steps * made.rows > _MOST_NUMBERS:
+        return
+    sampling = Poisson(terms.seed, made, terms.batch_size)
+    for step in range(terms.steps):
+        if (count := sampling.count(step)) > terms.batch_size:
+            raise RefusedError(
+                f"the seed of {terms.name!r} makes step {step + 1} sample {count} rows, and there "
+                f"is room for {terms.batch_size}",
+                "Do not sign; a seed drawn at random does not do that",
+            )
 
 
 def check_program(agreement: Agreement, model: keras.Model) -> None:
     """Trace a compiled model again: the agreement is about the training of this model and no other.
 
     Workers and signers know the programs by their digest alone. That a private training clips and
-    adds the noise of its terms is known to whoever traces the model with this version of Tercet.
+    adds the noise of its terms is known to whoever traces the model with the same versions. The
+    initial weights are not compared: they are the proposer's, in shares.
 
     Raises:
         RefusedError: if it is about another one, or no training.
@@ -55,7 +82,7 @@ def check_program(agreement: Agreement, model: keras.Model) -> None:
         raise RefusedError(
             f"the programs of {terms.name!r} are not those of this model",
             "Ask for the model as it was compiled when the training was proposed, and use the "
-            "same version of Tercet; if they still differ, do not sign",
+            "same versions of Tercet, Keras and JAX; if they still differ, do not sign",
         )
 
 

@@ -49,7 +49,7 @@ def trace(
     """Trace the training step of a compiled Keras model and, with ``serving``, its prediction.
 
     The package is a function of the model's architecture, loss and optimizer, and of what else is
-    given: not of its weights, nor of the names of its layers.
+    given: not of its weights, nor of the numbers that Keras gives to layers that it names itself.
 
     Raises:
         UnsupportedOperation: if a layer, the loss or the optimizer has no rule; names it.
