@@ -116,7 +116,7 @@ def run() -> Part:
     medians, bytes_an_element = {}, {}
     for name, operation, values, repeats, size in (
         ("relu 10^6", relu, [million], 7, 1_000_000),
-        ("matmul 1024^3", matmul, square, 5, 1024 * 1024),
+        ("matmul 1024^3", matmul, square, 15, 1024 * 1024),
         ("softmax (128, 10)", probabilities, [scores], 15, 1280),
         ("sigmoid 10^5", elementwise(sigmoid), [spread_out], 9, 100_000),
         ("reciprocal 10^5", elementwise(positive), [above_zero], 9, 100_000),
