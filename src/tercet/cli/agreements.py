@@ -105,23 +105,20 @@ def approve(
     identity: str | None,
 ) -> None:
     """Read the terms of AGREEMENT, and sign it; with --ledger, pay its epsilon from a budget."""
-    from tercet.training.consent import approve as approve_training
-    from tercet.training.consent import check_privacy, check_program
+    from tercet.training.consent import check, sign
+    from tercet.training.parties import load_model
 
     cluster = Cluster.load(cluster_path, identity)
     with Party(cluster.config, cluster.caller) as party:
         found = party.find(agreement)
         show_agreement(found, names_of(cluster))
-        check_privacy(found)
+        check(found, load_model(model) if model else None)
         if model:
-            from tercet.training.parties import load_model
-
-            check_program(found, load_model(model))
             click.echo(f"The programs are those of {model}")
         account = account_of(ledger, budget, sampled, cluster.caller, found.terms.name)
         if not yes:
             click.confirm("Sign it?", abort=True)
-        signed = approve_training(party, found, account, sampled=sampled)
+        signed = sign(party, found, account, sampled=sampled)
     tell_spent(account)
     left = len(signed.missing)
     click.echo("It holds: all have signed" if not left else f"Signed; {left} have still to sign")

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import keras
 
 
-#: Numbers of a seed that a signer looks at: some ten seconds. For more, finding a seed with a step
-#: that samples too many rows is out of reach.
+#: Numbers of a seed that a signer looks at, in less than a minute. For more, finding a seed with a
+#: step that samples too many rows takes decades of processor time (at a delta of 1e-5).
 _MOST_NUMBERS = 1 << 33
 
 
@@ -128,11 +128,31 @@ def approve(
     """Sign an agreement whose promise is true, after paying for it if there is an account.
 
     Raises:
-        As ``check_privacy``, ``check_program`` (with a model), ``pay`` and ``Party.approve``.
+        As ``check`` and ``sign``.
+    """
+    check(agreement, model)
+    return sign(party, agreement, account, sampled=sampled)
+
+
+def check(agreement: Agreement, model: keras.Model | None = None) -> None:
+    """Check all that a signer can: the promise and, with a model, the programs.
+
+    Raises:
+        As ``check_privacy`` and ``check_program``.
     """
     check_privacy(agreement)
     if model is not None:
         check_program(agreement, model)
+
+
+def sign(
+    party: Party, agreement: Agreement, account: Account | None = None, *, sampled: bool = False
+) -> Agreement:
+    """Pay for an agreement that was checked, if there is an account, and sign it.
+
+    Raises:
+        As ``pay`` and ``Party.approve``.
+    """
     if account is not None:
         pay(agreement, account, sampled=sampled)
     return party.approve(agreement)
