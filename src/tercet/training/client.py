@@ -43,8 +43,8 @@ class Client(ModelClient):
         Raises:
             NotFoundError: if no such agreement concerns this identity, or there is no budget.
             RefusedError: if it promises a smaller epsilon than its noise gives, gives a step too
-                little room, runs other programs than the model's, would exceed the budget, does not ask for this
-                signature, or somebody has withdrawn.
+                little room, runs other programs than the model's, would exceed the budget, does
+                not ask for this signature, or somebody has withdrawn.
         """
         with Party(self._connection.cluster, self._connection.identity) as party:
             found = party.find(agreement)
